@@ -1,0 +1,54 @@
+"""Accelerators: a replica's device, and what differs between kinds of hardware, one kind a file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from service.collectives import Collective
+
+
+class Pending(Protocol):
+    """Values on their way from the device to the host."""
+
+    def ready(self) -> bool:
+        """Whether `get` would not wait."""
+        ...
+
+    def get(self) -> dict[str, float]:
+        """The values; waits for the device if it must."""
+        ...
+
+
+class Accelerator(Protocol):
+    """One replica's hardware. Nothing here waits for the device unless it says so."""
+
+    device: torch.device
+    rank: int
+    world_size: int
+    collective: Collective
+
+    def wrap(self, loss: nn.Module) -> nn.Module:
+        """`loss`, whose parameters' gradients will be averaged over the replicas."""
+        ...
+
+    def adam(
+        self, parameters: Iterable[nn.Parameter], learning_rate: float, betas: tuple[float, float], eps: float
+    ) -> torch.optim.Optimizer:
+        """The device's fastest Adam."""
+        ...
+
+    def step(self, optimizer: torch.optim.Optimizer, skip: Tensor) -> None:
+        """Update, unless `skip`, a 0-dimensional float32 on the device, is 1."""
+        ...
+
+    def to_device(self, host: Tensor) -> Tensor:
+        """A copy on the device."""
+        ...
+
+    def fetch(self, values: Mapping[str, Tensor]) -> Pending:
+        """Start to copy 0-dimensional tensors to the host."""
+        ...

@@ -1,0 +1,75 @@
+"""Replicas on torch.distributed: gloo between CPUs, nccl between CUDA devices."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from service.accelerators import Pending
+from service.collectives import Collective, OneReplica, ProcessGroup
+
+
+class TorchDistributed:
+    """The calling process as a replica. Its process group, if there is more than one, must stand."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        several = dist.is_initialized() and dist.get_world_size() > 1
+        self.collective: Collective = ProcessGroup() if several else OneReplica()
+        self.rank = dist.get_rank() if several else 0
+        self.world_size = self.collective.world_size
+
+    def wrap(self, loss: nn.Module) -> nn.Module:
+        if self.world_size == 1:
+            return loss
+        devices = [self.device] if self.device.type == "cuda" else None
+        # Buffers are statistics of the global batch, equal on all replicas: no step has to send them.
+        return DistributedDataParallel(
+            loss, device_ids=devices, forward_sync_buffers=False, gradient_as_bucket_view=True
+        )
+
+    def adam(
+        self, parameters: Iterable[nn.Parameter], learning_rate: float, betas: tuple[float, float], eps: float
+    ) -> torch.optim.Optimizer:
+        return torch.optim.Adam(parameters, lr=learning_rate, betas=betas, eps=eps, fused=True)
+
+    def step(self, optimizer: torch.optim.Optimizer, skip: Tensor) -> None:
+        # Fused optimizers read these two on the device: it is how torch's GradScaler skips a step.
+        optimizer.grad_scale = None  # type: ignore[attr-defined]
+        optimizer.found_inf = skip  # type: ignore[attr-defined]
+        optimizer.step()
+
+    def to_device(self, host: Tensor) -> Tensor:
+        if self.device.type == "cpu":
+            return host
+        return host.pin_memory().to(self.device, non_blocking=True)
+
+    def fetch(self, values: Mapping[str, Tensor]) -> Pending:
+        return _Copy(tuple(values), torch.stack([value.to(torch.float64) for value in values.values()]))
+
+
+class _Copy:
+    """A copy to pinned memory, with an event behind it on CUDA."""
+
+    def __init__(self, names: tuple[str, ...], values: Tensor) -> None:
+        self._names = names
+        self._event: torch.cuda.Event | None = None
+        if values.device.type == "cuda":
+            self._host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+            self._host.copy_(values, non_blocking=True)
+            self._event = torch.cuda.Event()
+            self._event.record()
+        else:
+            self._host = values
+
+    def ready(self) -> bool:
+        return self._event is None or self._event.query()
+
+    def get(self) -> dict[str, float]:
+        if self._event is not None:
+            self._event.synchronize()
+        return dict(zip(self._names, self._host.tolist(), strict=True))

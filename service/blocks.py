@@ -1,0 +1,70 @@
+"""Modules that several networks are built from."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+# Doubling by nearest neighbour and then a 3x3 kernel (w0, w1, w2) reads every input pixel twice, so output
+# rows 2i and 2i+1 are (w0, w1 + w2) and (w0 + w1, w2) of input rows (i-1, i) and (i, i+1). As a transposed
+# convolution of stride 2 that is one 4-tap kernel: w2, w1 + w2, w0 + w1, w0.
+_TAPS = ((0.0, 0.0, 1.0), (0.0, 1.0, 1.0), (1.0, 1.0, 0.0), (1.0, 0.0, 0.0))
+
+
+class UpsampleConv(nn.Conv2d):
+    """``Upsample(scale_factor=2, mode="nearest")`` and ``Conv2d(kernel_size=3, padding=1)`` as one.
+
+    It computes the same function of the same parameters as the 4x4 transposed convolution of stride 2, with
+    4 multiplications an output value instead of 9, and no enlarged image in between.
+    """
+
+    taps: Tensor
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(in_channels, out_channels, 3, padding=1)
+        self.register_buffer("taps", torch.tensor(_TAPS), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in, H, W) -> (N, out, 2H, 2W)."""
+        taps = self.taps.to(self.weight.dtype)
+        kernel = (taps @ self.weight @ taps.T).transpose(0, 1)
+        return F.conv_transpose2d(x, kernel, self.bias, stride=2, padding=1)
+
+
+class Reshape(nn.Module):
+    """(N, ...) -> (N, *shape)."""
+
+    def __init__(self, *shape: int) -> None:
+        super().__init__()
+        self.shape = shape
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.view(len(x), *self.shape)
+
+
+class Logits(nn.Flatten):
+    """(N, 1) -> (N,)."""
+
+    def __init__(self) -> None:
+        super().__init__(start_dim=0)
+
+
+def initialise_dcgan(module: nn.Module) -> None:
+    """DCGAN's start, for `Module.apply`: N(0, 0.02) for convolutions, N(1, 0.02) and 0 for batch norms.
+
+    Source: PyTorch-GAN's ``weights_init_normal``, which SelfGAN's notebooks use.
+    """
+    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+        nn.init.normal_(module.weight, 0.0, 0.02)
+    elif isinstance(module, nn.BatchNorm2d):
+        nn.init.normal_(module.weight, 1.0, 0.02)
+        nn.init.zeros_(module.bias)
+
+
+def initialise_keras(module: nn.Module) -> None:
+    """Keras' start, for `Module.apply`: Glorot's uniform weights and zero biases."""
+    if isinstance(module, nn.Linear | nn.Conv2d):
+        nn.init.xavier_uniform_(module.weight)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

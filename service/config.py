@@ -1,0 +1,268 @@
+"""The configuration of a run: a recipe, overrides, and what is wrong with them in one line."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import resources
+from typing import Annotated, Any, Literal
+
+import torch
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, ValidationError
+
+from pipelines.images import Transform
+from pipelines.sources import Source
+from service.components import Component, ConfigError, name_of, nearest, resolve
+from service.networks import ImageShape, Network
+from service.objectives import Objective
+from service.schemes import Adam, Scheme
+from service.tasks import Task
+
+DEFAULT_RECIPE = "digits"
+
+
+class _Options(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+def _of(package: str, base: type[Component]) -> tuple[BeforeValidator, SerializeAsAny]:
+    return BeforeValidator(lambda value: resolve(package, value, base)), SerializeAsAny()
+
+
+class Batch(_Options):
+    """The global batch."""
+
+    size: int = Field(64, ge=1, description="samples in the global batch, over all replicas")
+    shards: int = Field(1, ge=1, description="take batch statistics over this many fixed parts (8: the paper's TPU)")
+
+
+class Data(_Options):
+    """The data set."""
+
+    source: Annotated[Source, *_of("pipelines.sources", Source)] = Field(
+        description="where pictures come from: a format, and its options such as uri"
+    )
+    transform: Transform = Field(Transform(), description="size, channels and resampling of the images")
+    shards: str | None = Field(None, description="folder or URI of the Arrow shards [default: under storage]")
+
+
+class Logging(_Options):
+    """What a run reports, and when, in steps."""
+
+    every: int = Field(50, ge=1, description="steps between logged losses and weights")
+    samples_every: int = Field(1000, ge=1, description="steps between sample grids")
+    samples: int = Field(64, ge=1, description="images in a sample grid")
+
+
+class Checkpoints(_Options):
+    """What a run keeps."""
+
+    every: int = Field(1000, ge=1, description="steps between checkpoints")
+    keep: int = Field(3, ge=1, description="how many of the last checkpoints are kept, besides the best")
+    score_images: int = Field(512, ge=16, description="images that the score of a checkpoint is measured on")
+
+
+class Cluster(_Options):
+    """Where a run runs. None of it changes the result."""
+
+    address: str = Field("auto", description="a Ray cluster; auto: the running one, else a local one")
+    min_replicas: int | None = Field(None, ge=1, description="let Ray resize the run down to this many replicas")
+    accelerator: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda if the cluster has GPUs")
+    cpus_per_replica: float | None = Field(None, gt=0, description="[default: an even share of the cluster]")
+    max_failures: int = Field(3, ge=-1, description="how often a run is restarted from its last checkpoint")
+
+
+class Tracking(_Options):
+    """MLflow."""
+
+    uri: str | None = Field(None, description="tracking server [default: SQLite under storage]")
+    experiment: str = Field("selfgan", description="experiment's name")
+    model: str | None = Field(None, description="registered model's name [default: selfgan-RECIPE]")
+    patience_seconds: float = Field(120, ge=0, description="how long the end of a run waits for a lost server")
+
+
+class Run(_Options):
+    """One run: a recipe, resolved."""
+
+    recipe: str = Field(description="the recipe's name")
+    seed: int = Field(0, description="of initial weights, order and noise")
+    steps: int = Field(6000, ge=1, description="how many global batches to train on")
+    dtype: Literal["float32", "float64"] = Field("float32", description="of weights and arithmetic")
+    batch: Batch = Batch()
+    data: Data
+    network: Annotated[Network, *_of("service.networks", Network)]
+    task: Annotated[Task, *_of("service.tasks", Task)] = Field("unconditional", validate_default=True)
+    objective: Annotated[Objective, *_of("service.objectives", Objective)] = Field("bce", validate_default=True)
+    scheme: Annotated[Scheme, *_of("service.schemes", Scheme)] = Field("joint", validate_default=True)
+    optimizer: Adam = Adam()
+    logging: Logging = Logging()
+    checkpoints: Checkpoints = Checkpoints()
+    replicas: int = Field(1, ge=1, description="how many processes train; the result is the same")
+    cluster: Cluster = Cluster()
+    tracking: Tracking = Tracking()
+    storage: str = Field("runs", description="folder or URI of everything a run writes")
+    name: str | None = Field(None, pattern=r"^[\w.-]+$", description="the run's name [default: RECIPE-TIME]")
+    resume: str | None = Field(None, description="name of a stopped run to continue")
+
+    @property
+    def image(self) -> ImageShape:
+        return ImageShape(self.data.transform.channels, self.data.transform.size, self.data.transform.size)
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        return torch.float64 if self.dtype == "float64" else torch.float32
+
+    @property
+    def model_name(self) -> str:
+        return self.tracking.model or f"selfgan-{self.recipe}"
+
+    @property
+    def recipe_hash(self) -> str:
+        """Names what determines the result: the whole configuration, less where and how long it runs."""
+        chosen = {key: value for key, value in dump(self).items() if key not in _CIRCUMSTANCES}
+        chosen["data"] = {"transform": chosen["data"]["transform"]}
+        return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:16]
+
+
+_CIRCUMSTANCES = frozenset(
+    "recipe steps logging checkpoints replicas cluster tracking storage name resume".split()
+)
+
+
+def recipes() -> dict[str, str]:
+    """Every recipe's name, and its first comment line."""
+    folder = resources.files("service") / "recipes"
+    files = sorted((file for file in folder.iterdir() if file.name.endswith(".yaml")), key=lambda file: file.name)
+    return {file.name.removesuffix(".yaml"): file.read_text().splitlines()[0].lstrip("# ") for file in files}
+
+
+def load(recipe: str, overrides: Sequence[str] = ()) -> Run:
+    """The run that a recipe and ``key=value`` overrides ask for.
+
+    Raises:
+        ConfigError: unknown recipe, key or value; parts that cannot be combined.
+    """
+    known = recipes()
+    if recipe not in known:
+        raise ConfigError(f"recipe: there is no {recipe!r}; {nearest(recipe, known)} (--help lists them)")
+    text = (resources.files("service") / "recipes" / f"{recipe}.yaml").read_text()
+    # Overrides go on top of the resolved recipe, so that an option of a part it does not mention can be set.
+    tree = dump(from_tree({"recipe": recipe, **yaml.safe_load(text)}))
+    for override in overrides:
+        _apply(tree, override)
+    run = from_tree(tree)
+    check(run)
+    return run
+
+
+def from_tree(tree: Mapping[str, Any]) -> Run:
+    """A run from nested mappings, such as `dump` makes. Raises ConfigError."""
+    try:
+        return Run.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(_one_line(error, tree)) from error
+
+
+def dump(run: Run) -> dict[str, Any]:
+    """Nested mappings of plain values, every option stated; `from_tree` reads them."""
+    return {name: _plain(getattr(run, name)) for name in type(run).model_fields}
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested mappings as (dotted key, value) pairs."""
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def check(run: Run) -> None:
+    """Raise ConfigError, with the reason, if the parts cannot be combined."""
+    try:
+        run.task.check(run.network, run.image)
+    except ValueError as error:
+        raise ConfigError(f"{error}; change data.transform.size, or the network") from error
+    if run.batch.size % run.batch.shards:
+        raise ConfigError(f"batch.shards: {run.batch.shards} does not divide batch.size, {run.batch.size}")
+    if run.replicas > run.batch.size:
+        raise ConfigError(f"replicas: {run.replicas} replicas cannot share a batch of {run.batch.size}")
+    if run.cluster.min_replicas and run.cluster.min_replicas > run.replicas:
+        raise ConfigError(f"cluster.min_replicas: {run.cluster.min_replicas} is more than replicas={run.replicas}")
+
+
+def _apply(tree: dict[str, Any], override: str) -> None:
+    """Put ``a.b=value`` into nested mappings; a component that is given by name alone gains its options."""
+    path, found, text = override.partition("=")
+    if not found or not path:
+        raise ConfigError(f"{override!r}: overrides are written key=value")
+    *parents, last = path.split(".")
+    place = tree
+    for parent in parents:
+        inner = place.get(parent, {})
+        if isinstance(inner, str):
+            inner = {"name": inner}
+        elif not isinstance(inner, dict):
+            raise ConfigError(f"{path}: {parent!r} has no options")
+        place[parent] = place = inner
+    try:
+        place[last] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: {text!r} is no YAML value") from error
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        fields = {name: _plain(getattr(value, name)) for name in type(value).model_fields}
+        return {"name": name_of(value), **fields} if isinstance(value, Component) else fields
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _one_line(error: ValidationError, tree: Mapping[str, Any]) -> str:
+    first = error.errors(include_url=False)[0]
+    path = [str(part) for part in first["loc"]]
+    key = ".".join(path)
+    if first["type"] == "extra_forbidden":
+        return f"{key}: no such key; {_nearest_key(key, _keys_without(path, tree))}"
+    if first["type"] == "missing":
+        return f"{key}: a value is missing; give {key}=..."
+    cause = first.get("ctx", {}).get("error")
+    if isinstance(cause, ConfigError):
+        return str(cause)
+    return f"{key}: {first['input']!r} is not valid: {first['msg'][0].lower()}{first['msg'][1:]}"
+
+
+def _keys_without(path: Sequence[str], tree: Mapping[str, Any]) -> list[str]:
+    """The keys that would be valid, were the one at `path` not there."""
+    rest = copy.deepcopy(dict(tree))
+    place: Any = rest
+    for part in path[:-1]:
+        place = place[part]
+    del place[path[-1]]
+    try:
+        return keys(dump(Run.model_validate(rest)))
+    except ValidationError:
+        return list(Run.model_fields)
+
+
+def keys(tree: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Every dotted key of nested mappings, inner nodes too."""
+    found = []
+    for key, value in tree.items():
+        found.append(f"{prefix}{key}")
+        if isinstance(value, Mapping):
+            found += keys(value, f"{prefix}{key}.")
+    return found
+
+
+def _nearest_key(key: str, known: Sequence[str]) -> str:
+    """Keys are looked for by their last part, wherever it stands, before their spelling is compared."""
+    parent, _, last = key.rpartition(".")
+    for other in known:
+        if other.rpartition(".")[2] == last:
+            return f"did you mean {other!r}?"
+    siblings = {other.rpartition(".")[2] for other in known if other.rpartition(".")[0] == parent}
+    return nearest(last, siblings or known)

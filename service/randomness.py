@@ -1,0 +1,72 @@
+"""Keyed noise: every draw is a pure function of (seed, name of the draw, step, row of the global batch).
+
+torch's generators are streams: what they give depends on what was drawn before, so a replica that owns
+rows 22 to 43 would have to draw the rows before its own, and a resumed run would have to replay them. A
+counter-based generator has no such state. It is written in integer tensor operations so that one
+definition serves every device.
+
+The generator is Squares, with four rounds (Widynski 2020, arXiv:2004.06278), which passes BigCrush.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+
+import torch
+from torch import Tensor
+
+_LOW = 0xFFFFFFFF
+#: Bits of the counter that number the values of one draw; the step takes those above.
+_VALUE_BITS = 36
+MAX_STEPS = 1 << (63 - _VALUE_BITS)
+
+
+def key_of(seed: int, name: str) -> int:
+    """The generator's key for one named draw: 63 bits with irregular digits, and odd, as Squares needs."""
+    digest = hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=8).digest()
+    return (int.from_bytes(digest, "little") >> 1) | 1
+
+
+def bits(key: int, step: Tensor | int, rows: Tensor, per_row: int) -> Tensor:
+    """32 random bits for each of `per_row` values of each row.
+
+    Args:
+        key: from `key_of`.
+        step: the step of the run, an integer or a 0-dimensional int64 tensor on the rows' device.
+        rows: (N,) int64, the rows' numbers in the global batch.
+        per_row: how many values a row takes.
+
+    Returns:
+        (N, per_row) int64 in [0, 2**32).
+    """
+    columns = torch.arange(per_row, device=rows.device)
+    counter = (rows[:, None] * per_row + columns) + (step << _VALUE_BITS)
+    y = counter * key
+    z = y + key
+    x = _rotate(y * y + y)
+    x = _rotate(x * x + z)
+    x = _rotate(x * x + y)
+    return ((x * x + z) >> 32) & _LOW
+
+
+def uniform(key: int, step: Tensor | int, rows: Tensor, per_row: int) -> Tensor:
+    """(N, per_row) float32, uniform on [0, 1), from `bits`; every value is a multiple of 2**-24."""
+    return (bits(key, step, rows, per_row) >> 8).to(torch.float32) * 2.0**-24
+
+
+def normal(key: int, step: Tensor | int, rows: Tensor, per_row: int) -> Tensor:
+    """(N, per_row) float32, standard normal, by Box and Muller's transform of `bits`.
+
+    The transform runs in float64: vectorised and scalar logarithms differ in their last bit, and which of
+    them a value meets depends on its place in the tensor, that is, on the number of replicas.
+    """
+    half = (per_row + 1) // 2
+    unit = (bits(key, step, rows, 2 * half).to(torch.float64) + 0.5) * 2.0**-32
+    radius = torch.sqrt(-2.0 * torch.log(unit[:, :half]))
+    angle = 2.0 * math.pi * unit[:, half:]
+    return torch.cat([radius * torch.cos(angle), radius * torch.sin(angle)], 1)[:, :per_row].to(torch.float32)
+
+
+def _rotate(x: Tensor) -> Tensor:
+    return ((x >> 32) & _LOW) | (x << 32)
