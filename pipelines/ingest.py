@@ -43,9 +43,7 @@ def ingest(
         images = np.stack([image for image, _ in pending])
         content = encode(images, [sample.label for _, sample in pending], [sample.key for _, sample in pending])
         digest = hashlib.sha256(content).hexdigest()
-        shard = Shard(
-            name=f"shard-{len(shards):05}.arrow", rows=len(pending), bytes=len(content), sha256=digest
-        )
+        shard = Shard(name=f"shard-{len(shards):05}.arrow", rows=len(pending), bytes=len(content), sha256=digest)
         (target / shard.name).write(content)
         shards.append(shard)
         pending.clear()

@@ -48,9 +48,10 @@ class Loader:
         share = self._order.share(step, self._rank, self._world_size)
         return LocalBatch(share.first_row, self._read(share.indices))
 
-    def whole_batch(self, step: int) -> Tensor:
-        """The whole batch of `step`, (batch_size, C, H, W) uint8, whoever owns its rows."""
-        return self._read(self._order.share(step, 0, 1).indices)
+    def some(self, count: int) -> Tensor:
+        """At most `count` images spread evenly over the data set, always the same, (N, C, H, W) uint8."""
+        count = min(count, self.manifest.rows)
+        return self._read(np.arange(count, dtype=np.int64) * self.manifest.rows // count)
 
     def _read(self, indices: Indices) -> Tensor:
         shape = (self.manifest.height, self.manifest.width, self.manifest.channels)
@@ -65,13 +66,3 @@ class Loader:
         if number not in self._shards:
             self._shards[number] = read_images(self._folder, self.manifest.shards[number])
         return self._shards[number]
-
-
-def to_model(images: Tensor, dtype: torch.dtype) -> Tensor:
-    """uint8 images -> what networks see: `dtype`, in [-1, 1]."""
-    return images.to(dtype).mul_(2 / 255).sub_(1)
-
-
-def to_image(images: Tensor) -> Tensor:
-    """What networks make -> uint8 images: the inverse of `to_model`, rounded, on the host."""
-    return images.detach().float().add(1).mul(255 / 2).round().clamp(0, 255).to(torch.uint8).cpu()

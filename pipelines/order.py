@@ -50,8 +50,11 @@ class Order:
     def __post_init__(self) -> None:
         # Multiples of a number near the golden section of L spread early turns evenly over the lanes, and so
         # over the replicas, when a batch is smaller than the number of lanes.
-        stride = next(n for n in range(round(self.lanes * 0.618), 0, -1) if math.gcd(n, self.lanes) == 1) \
-            if self.lanes > 1 else 1
+        stride = (
+            next(n for n in range(round(self.lanes * 0.618), 0, -1) if math.gcd(n, self.lanes) == 1)
+            if self.lanes > 1
+            else 1
+        )
         self._offsets = np.arange(self.lanes, dtype=np.int64) * stride % self.lanes
 
     def share(self, step: int, rank: int, world_size: int) -> Share:

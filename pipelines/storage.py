@@ -74,4 +74,5 @@ class Location:
 
     def copy_from(self, other: Location) -> None:
         """Copy the folder `other` here."""
+        self.filesystem.create_dir(self.path, recursive=True)
         fs.copy_files(other.path, self.path, other.filesystem, self.filesystem)

@@ -86,10 +86,7 @@ class GlobalBatch:
         Returns:
             (groups, K), the same on every replica, differentiable.
         """
-        if self.groups == 1:
-            sums = values.sum(0, keepdim=True)
-        else:
-            sums = self._membership(values.dtype).T @ values
+        sums = values.sum(0, keepdim=True) if self.groups == 1 else self._membership(values.dtype).T @ values
         return self.collective.sum_over_replicas(sums) / (self.group_size * count_per_row)
 
     def per_row(self, statistics: Tensor) -> Tensor:

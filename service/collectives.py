@@ -41,7 +41,7 @@ class ProcessGroup:
         self.world_size = dist.get_world_size()
 
     def sum_over_replicas(self, value: Tensor) -> Tensor:
-        summed: Tensor = _AllReduceSum.apply(value)
+        summed: Tensor = _AllReduceSum.apply(value)  # type: ignore[no-untyped-call]
         return summed
 
 
@@ -56,5 +56,5 @@ class _AllReduceSum(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        back: Tensor = _AllReduceSum.apply(gradient)
+        back: Tensor = _AllReduceSum.apply(gradient)  # type: ignore[no-untyped-call]
         return back

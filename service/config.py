@@ -15,6 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsA
 
 from pipelines.images import Transform
 from pipelines.sources import Source
+from pipelines.storage import Location
 from service.components import Component, ConfigError, name_of, nearest, resolve
 from service.networks import ImageShape, Network
 from service.objectives import Objective
@@ -28,8 +29,8 @@ class _Options(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
 
-def _of(package: str, base: type[Component]) -> tuple[BeforeValidator, SerializeAsAny]:
-    return BeforeValidator(lambda value: resolve(package, value, base)), SerializeAsAny()
+def _of(package: str, base: type[Component]) -> tuple[Any, Any]:
+    return BeforeValidator(lambda value: resolve(package, value, base)), SerializeAsAny[Any]
 
 
 class Batch(_Options):
@@ -128,7 +129,7 @@ class Run(_Options):
 
 
 _CIRCUMSTANCES = frozenset(
-    "recipe steps logging checkpoints replicas cluster tracking storage name resume".split()
+    ["recipe", "steps", "logging", "checkpoints", "replicas", "cluster", "tracking", "storage", "name", "resume"]
 )
 
 
@@ -139,23 +140,48 @@ def recipes() -> dict[str, str]:
     return {file.name.removesuffix(".yaml"): file.read_text().splitlines()[0].lstrip("# ") for file in files}
 
 
-def load(recipe: str, overrides: Sequence[str] = ()) -> Run:
-    """The run that a recipe and ``key=value`` overrides ask for.
+def load(recipe: str | None, overrides: Sequence[str] = ()) -> Run:
+    """The run that a recipe and ``key=value`` overrides ask for; with ``resume=RUN``, that run's own.
 
     Raises:
         ConfigError: unknown recipe, key or value; parts that cannot be combined.
     """
-    known = recipes()
-    if recipe not in known:
-        raise ConfigError(f"recipe: there is no {recipe!r}; {nearest(recipe, known)} (--help lists them)")
-    text = (resources.files("service") / "recipes" / f"{recipe}.yaml").read_text()
-    # Overrides go on top of the resolved recipe, so that an option of a part it does not mention can be set.
-    tree = dump(from_tree({"recipe": recipe, **yaml.safe_load(text)}))
-    for override in overrides:
-        _apply(tree, override)
+    given = dict(_split(override) for override in overrides)
+    stored = (
+        _stored(given["resume"], given.get("storage", Run.model_fields["storage"].default))
+        if given.get("resume")
+        else None
+    )
+    base = stored or _recipe(recipe or DEFAULT_RECIPE)
+    # Overrides go on top of a resolved run, so that an option of a part the recipe does not mention can be set.
+    tree = dump(base)
+    for path, value in given.items():
+        _apply(tree, path, value)
     run = from_tree(tree)
     check(run)
+    if stored and (run.recipe_hash != stored.recipe_hash or recipe not in (None, stored.recipe)):
+        before = dict(flatten(dump(stored)))
+        changed = [key for key, value in flatten(dump(run)) if before.get(key) != value and key in given]
+        what = ", ".join(changed) or f"recipe {recipe}"
+        raise ConfigError(f"resume: {run.resume} is a run of {stored.recipe}; {what} would make it another one")
     return run
+
+
+def _recipe(name: str) -> Run:
+    known = recipes()
+    if name not in known:
+        raise ConfigError(f"recipe: there is no {name!r}; {nearest(name, known)} (--help lists them)")
+    text = (resources.files("service") / "recipes" / f"{name}.yaml").read_text()
+    return from_tree({"recipe": name, **yaml.safe_load(text)})
+
+
+def _stored(name: str, storage: str) -> Run:
+    """The configuration with which a run was started."""
+    file = Location.of(storage) / str(name) / "run.json"
+    try:
+        return from_tree(json.loads(file.read()))
+    except FileNotFoundError:
+        raise ConfigError(f"resume: there is no run {name!r} in {storage} ({file} is missing)") from None
 
 
 def from_tree(tree: Mapping[str, Any]) -> Run:
@@ -185,7 +211,7 @@ def check(run: Run) -> None:
     try:
         run.task.check(run.network, run.image)
     except ValueError as error:
-        raise ConfigError(f"{error}; change data.transform.size, or the network") from error
+        raise ConfigError(str(error)) from error
     if run.batch.size % run.batch.shards:
         raise ConfigError(f"batch.shards: {run.batch.shards} does not divide batch.size, {run.batch.size}")
     if run.replicas > run.batch.size:
@@ -194,11 +220,19 @@ def check(run: Run) -> None:
         raise ConfigError(f"cluster.min_replicas: {run.cluster.min_replicas} is more than replicas={run.replicas}")
 
 
-def _apply(tree: dict[str, Any], override: str) -> None:
-    """Put ``a.b=value`` into nested mappings; a component that is given by name alone gains its options."""
+def _split(override: str) -> tuple[str, Any]:
+    """``key=value`` -> the key, and the value as YAML."""
     path, found, text = override.partition("=")
     if not found or not path:
         raise ConfigError(f"{override!r}: overrides are written key=value")
+    try:
+        return path, yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: {text!r} is no YAML value") from error
+
+
+def _apply(tree: dict[str, Any], path: str, value: Any) -> None:
+    """Put a value into nested mappings; a part that is given by name alone gains its options."""
     *parents, last = path.split(".")
     place = tree
     for parent in parents:
@@ -208,10 +242,7 @@ def _apply(tree: dict[str, Any], override: str) -> None:
         elif not isinstance(inner, dict):
             raise ConfigError(f"{path}: {parent!r} has no options")
         place[parent] = place = inner
-    try:
-        place[last] = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: {text!r} is no YAML value") from error
+    place[last] = value
 
 
 def _plain(value: Any) -> Any:

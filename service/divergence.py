@@ -7,7 +7,7 @@ at a logging interval or before a checkpoint, the weights are still those before
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,7 +22,7 @@ class Diverged:
     terms: tuple[str, ...]
 
     def __str__(self) -> str:
-        return f"step {self.step}: the {' and '.join(self.terms)} loss is not finite"
+        return f"diverged at step {self.step}: {' and '.join(self.terms)} not finite"
 
 
 class Divergence:
@@ -53,10 +53,19 @@ class Divergence:
         known.copy_(torch.where(bad & (known < 0), step, known))
         return (self._first >= 0).any().to(torch.float32)
 
+    def first_steps(self) -> dict[str, Tensor]:
+        """By term, the first step at which its loss was not finite, or -1: 0-dimensional, on the device."""
+        return dict(zip(self.terms, self._first, strict=True))
+
     def verdict(self) -> Diverged | None:
         """The first divergence so far. Waits for the device."""
-        steps = {term: step for term, step in zip(self.terms, self._first.tolist(), strict=True) if step >= 0}
-        if not steps:
-            return None
-        first = min(steps.values())
-        return Diverged(first, tuple(term for term, step in steps.items() if step == first))
+        return first_divergence(dict(zip(self.terms, self._first.tolist(), strict=True)))
+
+
+def first_divergence(first_steps: Mapping[str, float]) -> Diverged | None:
+    """The earliest of some terms' first bad steps, -1 where there is none."""
+    bad = {term: int(step) for term, step in first_steps.items() if step >= 0}
+    if not bad:
+        return None
+    first = min(bad.values())
+    return Diverged(first, tuple(term for term, step in bad.items() if step == first))

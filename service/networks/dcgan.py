@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+from pydantic import Field
 from torch import nn
 
 from service.blocks import Logits, Reshape, UpsampleConv, initialise_dcgan
@@ -17,13 +18,28 @@ class DCGAN(Network):
     generator_channels: int = 128
     #: Channels of the critic's first stage; each further one has twice as many.
     critic_channels: int = 16
+    #: How often the critic halves its input.
+    critic_stages: int = Field(4, ge=1)
+    #: Batch norm after all but the critic's first stage. Where the last stage leaves a single pixel it takes
+    #: the mean logit of every pass away, and with it all that tells real images from generated ones.
+    critic_batch_norm: bool = True
     dropout: float = 0.25
     #: The notebook writes ``BatchNorm2d(n, 0.8)``: 0.8 is the epsilon there, whatever was meant.
     batch_norm_eps: float = 0.8
 
     def check(self, image: ImageShape) -> None:
-        if image.height % 16 or image.width % 16:
-            raise ValueError(f"network dcgan needs sides that 16 divides, not {image.height}x{image.width}")
+        factor = max(4, 2**self.critic_stages)
+        if image.height % factor or image.width % factor:
+            raise ValueError(
+                f"network dcgan needs sides that {factor} divides, not {image.height}x{image.width}: "
+                "set data.transform.size"
+            )
+        if self.critic_batch_norm and 2**self.critic_stages == image.height == image.width:
+            raise ValueError(
+                f"network dcgan: {self.critic_stages} critic stages leave one pixel of {image.height}x{image.width} "
+                "images, where batch norm hides what tells real from generated; set network.critic_stages lower "
+                "or network.critic_batch_norm=false"
+            )
 
     def generator(self, image: ImageShape) -> nn.Module:
         wide, narrow = self.generator_channels, self.generator_channels // 2
@@ -43,12 +59,13 @@ class DCGAN(Network):
         ).apply(initialise_dcgan)
 
     def critic(self, image: ImageShape) -> nn.Module:
-        widths = [self.critic_channels * factor for factor in (1, 2, 4, 8)]
+        widths = [self.critic_channels * 2**stage for stage in range(self.critic_stages)]
         layers: list[nn.Module] = []
         for index, (fan_in, fan_out) in enumerate(pairwise((image.channels, *widths))):
             layers += [nn.Conv2d(fan_in, fan_out, 3, stride=2, padding=1), nn.LeakyReLU(0.2, inplace=True)]
             layers.append(nn.Dropout2d(self.dropout))
-            if index > 0:
+            if self.critic_batch_norm and index > 0:
                 layers.append(nn.BatchNorm2d(fan_out, self.batch_norm_eps))
-        features = widths[-1] * (image.height // 16) * (image.width // 16)
+        factor = 2**self.critic_stages
+        features = widths[-1] * (image.height // factor) * (image.width // factor)
         return nn.Sequential(*layers, nn.Flatten(), nn.Linear(features, 1), Logits()).apply(initialise_dcgan)

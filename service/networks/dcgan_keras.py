@@ -19,7 +19,10 @@ class KerasDCGAN(Network):
 
     def check(self, image: ImageShape) -> None:
         if image.height % 4 or image.width % 4:
-            raise ValueError(f"network dcgan_keras needs sides that 4 divides, not {image.height}x{image.width}")
+            raise ValueError(
+                f"network dcgan_keras needs sides that 4 divides, not {image.height}x{image.width}: "
+                "set data.transform.size"
+            )
 
     def generator(self, image: ImageShape) -> nn.Module:
         wide, narrow = self.generator_channels, self.generator_channels // 2

@@ -55,11 +55,13 @@ class Stepper(ABC):
 
     Attributes:
         optimizers: by name; their state is part of a checkpoint, as the networks' is.
+        fakes: the images of this replica's rows that the last step generated, (N, C, H, W).
         divergence: sees every step's losses, and holds back the update of a step that has a non-finite one.
     """
 
     optimizers: Mapping[str, torch.optim.Optimizer]
     divergence: Divergence
+    fakes: Tensor
 
     @abstractmethod
     def step(self, real: Tensor) -> dict[str, Tensor]:

@@ -52,7 +52,8 @@ class AlternatingStepper(Stepper):
             with torch.no_grad():
                 fake = parts.generator(parts.task.inputs(parts.network, batch))
             critic_losses = self._update_critic(real, fake)
-            generator_loss, _ = self._update_generator(first_pass=3)
+            generator_loss, fake = self._update_generator(first_pass=3)
+        self.fakes = fake
         real_loss, fake_loss = critic_losses
         return {
             "loss/generator": generator_loss,

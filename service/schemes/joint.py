@@ -35,7 +35,7 @@ class Joint(Scheme):
 
 
 class JointStepper(Stepper):
-    """Holds the one optimizer and the previous step's images."""
+    """Holds the one optimizer, and the rows of the previous step's images."""
 
     def __init__(self, scheme: Joint, parts: Parts) -> None:
         self._parts = parts
@@ -43,20 +43,19 @@ class JointStepper(Stepper):
         self._optimizer = parts.adam(parts.generator, parts.critic)
         self.optimizers = {"joint": self._optimizer}
         self.divergence = Divergence(TERMS, parts.batch.device)
-        self._previous: Tensor | None = None
-        self._previous_rows = parts.batch.own_rows
+        self._rows: Tensor | None = None
 
     def step(self, real: Tensor) -> dict[str, Tensor]:
         batch = self._parts.batch
-        if self._previous is None:
-            self._previous, self._previous_rows = torch.zeros_like(real), batch.own_rows
+        if self._rows is None:
+            self.fakes, self._rows = torch.zeros_like(real), batch.own_rows
         latents = self._parts.task.inputs(self._parts.network, batch)
         self._optimizer.zero_grad(set_to_none=True)
-        loss, fake, losses, weights = self._loss(latents, real, self._previous, self._previous_rows)
+        loss, fake, losses, weights = self._loss(latents, real, self.fakes, self._rows)
         loss.backward()
         skip = self.divergence.watch(losses, batch.step)
         self._parts.accelerator.step(self._optimizer, skip)
-        self._previous, self._previous_rows = fake.detach(), batch.own_rows
+        self.fakes, self._rows = fake.detach(), batch.own_rows
         metrics = {"loss/joint": loss.detach()}
         for term, term_losses, term_weights in zip(TERMS, losses, weights, strict=True):
             metrics[f"loss/{term}"] = term_losses.mean()
@@ -64,13 +63,11 @@ class JointStepper(Stepper):
         return metrics
 
     def row_state(self) -> dict[str, tuple[Tensor, Tensor]]:
-        if self._previous is None:
-            return {}
-        return {"previous_fakes": (self._previous_rows, self._previous)}
+        return {} if self._rows is None else {"previous_fakes": (self._rows, self.fakes)}
 
     def restore_row_state(self, state: Mapping[str, Tensor]) -> None:
-        self._previous_rows = self._parts.batch.own_rows
-        self._previous = state["previous_fakes"][self._previous_rows]
+        self._rows = self._parts.batch.own_rows
+        self.fakes = state["previous_fakes"][self._rows]
 
 
 class _JointLoss(nn.Module):

@@ -1,0 +1,41 @@
+# Two commands: `make train` trains the default recipe, `make test` runs the tests. Both set up what they need.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: train test lint bench clean lock
+
+train: $(READY)
+	$(BIN)/python service/train.py $(ARGS)
+
+test: $(READY)
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(READY)
+	$(BIN)/python -m benchmarks $(ARGS)
+
+clean:
+	rm -rf $(VENV) runs .mypy_cache .pytest_cache .ruff_cache *.egg-info
+
+# The environment follows the lock file; nothing is resolved again while that stays as it is.
+$(READY): requirements.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	touch $@
+
+# Pins what pyproject.toml's ranges resolve to today. Local build tags go, so that the lock serves every build
+# of torch; a CUDA build brings its libraries at the versions that it names itself.
+lock:
+	rm -rf $(VENV)-lock
+	$(PYTHON) -m venv $(VENV)-lock
+	$(VENV)-lock/bin/python -m pip install --quiet torch==2.13.0
+	$(VENV)-lock/bin/python -m pip install --quiet --editable '.[dev]'
+	$(VENV)-lock/bin/python -m pip freeze --exclude-editable | grep -v '^nvidia-\|^triton' | sed 's/+[a-z0-9.]*$$//' > requirements.lock
+	rm -rf $(VENV)-lock

@@ -1,0 +1,98 @@
+"""Checkpoints: everything that continues, in one folder that any number of replicas can go on from.
+
+``networks.safetensors`` and ``rows.safetensors`` (state kept per row of the global batch, such as the
+previous step's images) hold tensors, ``optimizers.pt`` the optimizers' state, ``state.json`` the step and
+what the run was: it is written last. Order and noise are functions of (seed, step), and are not here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+_NETWORKS, _ROWS, _OPTIMIZERS, _STATE = "networks.safetensors", "rows.safetensors", "optimizers.pt", "state.json"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class State:
+    """A run after `step` steps, on the host.
+
+    Attributes:
+        networks: tensors by ``generator.*`` and ``critic.*``.
+        optimizers: their state dicts by name.
+        rows: (batch size, ...) tensors by name.
+        identity: what must be equal for the run to go on: hashes of recipe and data set.
+        run: the resolved configuration.
+    """
+
+    step: int
+    networks: Mapping[str, Tensor]
+    optimizers: Mapping[str, Any]
+    rows: Mapping[str, Tensor]
+    identity: Mapping[str, str]
+    run: Mapping[str, Any]
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that cannot be continued from; its text is the one line to show."""
+
+
+def save(state: State, folder: Path) -> None:
+    """Write `state` to a folder of its own."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(_contiguous(state.networks), folder / _NETWORKS)
+    save_file(_contiguous(state.rows), folder / _ROWS)
+    torch.save(dict(state.optimizers), folder / _OPTIMIZERS)
+    described = {"format": FORMAT, "step": state.step, "identity": dict(state.identity), "run": dict(state.run)}
+    (folder / _STATE).write_text(json.dumps(described, indent=2))
+
+
+def load(folder: Path, identity: Mapping[str, str] | None = None) -> State:
+    """Read a checkpoint.
+
+    Args:
+        identity: that of the run that wants to go on, if it must match.
+
+    Raises:
+        CheckpointError: it is damaged, or of another recipe or data set.
+    """
+    try:
+        described = json.loads((folder / _STATE).read_text())
+        if described["format"] != FORMAT:
+            raise CheckpointError(f"checkpoint {folder}: format {described['format']}, this version reads {FORMAT}")
+        state = State(
+            step=described["step"],
+            networks=load_file(folder / _NETWORKS),
+            optimizers=torch.load(folder / _OPTIMIZERS, weights_only=True, map_location="cpu"),
+            rows=load_file(folder / _ROWS),
+            identity=described["identity"],
+            run=described["run"],
+        )
+    except CheckpointError:
+        raise
+    except Exception as error:  # Every reader has errors of its own; all of them mean the same here.
+        raise CheckpointError(f"checkpoint {folder} is damaged: {type(error).__name__}: {error}") from error
+    for what, value in (identity or {}).items():
+        if state.identity.get(what) != value:
+            raise CheckpointError(
+                f"checkpoint {folder} was made with another {what} ({state.identity.get(what)}, not {value}): "
+                "resume with the options the run was started with"
+            )
+    return state
+
+
+def network_weights(state: State, part: str) -> dict[str, Tensor]:
+    """One network's tensors, by the names of its own state dict."""
+    return {name.removeprefix(f"{part}."): value for name, value in state.networks.items() if name.startswith(part)}
+
+
+def _contiguous(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}

@@ -1,0 +1,67 @@
+"""The Ray cluster of a run: joined or started, and asked for replicas."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+
+from service.components import ConfigError
+from service.config import Cluster, Run
+
+_ROOT = Path(__file__).resolve().parent.parent
+#: Ray sets this in the entry point of a submitted job, whose code the cluster already has.
+_IN_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+#: The tracker tries again by itself, and keeps count of the time.
+_WORKER_ENVIRONMENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "15"}
+
+
+def connect(cluster: Cluster) -> None:
+    """Join the cluster, or start one on this machine.
+
+    Raises:
+        ConfigError: the address that was asked for does not answer.
+    """
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    environment = {"env_vars": {**_WORKER_ENVIRONMENT, "PYTHONPATH": str(_ROOT)}}
+    if cluster.address != "local":
+        remote = {"env_vars": _WORKER_ENVIRONMENT}
+        if _IN_JOB not in os.environ:
+            remote["working_dir"] = str(_ROOT)  # type: ignore[assignment]
+        try:
+            ray.init(address=cluster.address, runtime_env=remote, **quiet)
+            return
+        except ConnectionError as error:
+            if cluster.address != "auto":
+                reason = str(error).splitlines()[0]
+                raise ConfigError(f"cluster.address: no Ray cluster at {cluster.address} ({reason})") from error
+    ray.init(address="local", include_dashboard=False, runtime_env=environment, **quiet)
+
+
+def scaling(run: Run) -> ray.train.ScalingConfig:
+    """What to ask Ray for.
+
+    Raises:
+        ConfigError: the cluster cannot hold that many replicas.
+    """
+    resources = ray.cluster_resources()
+    cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
+    use_gpu = run.cluster.accelerator == "cuda" or (run.cluster.accelerator == "auto" and gpus > 0)
+    least = run.cluster.min_replicas or run.replicas
+    share = run.cluster.cpus_per_replica or (1.0 if use_gpu else float(max(1, int(cpus // run.replicas))))
+    if use_gpu and least > gpus:
+        raise ConfigError(f"replicas: {least} replicas need a GPU each, the cluster has {gpus:g}")
+    if least * share > cpus:
+        raise ConfigError(
+            f"replicas: {least} replicas with {share:g} CPUs each need {least * share:g}, the cluster has {cpus:g}; "
+            "ask for fewer, or set cluster.cpus_per_replica"
+        )
+    return ray.train.ScalingConfig(
+        num_workers=(least, run.replicas) if run.cluster.min_replicas else run.replicas,
+        use_gpu=use_gpu,
+        resources_per_worker={"CPU": share, **({"GPU": 1} if use_gpu else {})},
+    )

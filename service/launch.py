@@ -1,0 +1,179 @@
+"""A run from the driver's side: check everything, hand the replicas to Ray Train, sum up."""
+
+from __future__ import annotations
+
+import json
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import ray
+import ray.train
+from ray.train.torch import TorchTrainer
+from rich.console import Console
+
+from pipelines.shards import Manifest
+from pipelines.storage import Location
+from service import best, checkpoints, cluster, registry, tracking
+from service.components import ConfigError
+from service.config import Run, dump, flatten
+from service.datasets import prepare
+from service.divergence import Diverged
+from service.pictures import curves
+from service.progress import Display, duration, new_board
+from service.worker import Job, local_folder, replica_main
+
+
+class RunError(RuntimeError):
+    """A run that ended before its last step; its text is the one line to show."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What is known before Ray starts."""
+
+    run: Run
+    folder: str
+    data: str
+    manifest: Manifest
+    tracking_uri: str
+
+
+def launch(run: Run, console: Console) -> None:
+    """Train a run to its end, and say where everything is.
+
+    Raises:
+        ConfigError: the user's mistake; nothing has been started.
+        RunError: the run diverged, or its replicas died more often than it allows.
+    """
+    began = time.time()
+    prepared = _prepare(run, console)
+    with ThreadPoolExecutor(1) as pool:  # Both take seconds, and neither needs the other.
+        starting = pool.submit(_start_tracking, prepared)
+        cluster.connect(run.cluster)  # Here: a local Ray dies with the thread that starts it.
+        tracking_run = starting.result()
+    try:
+        scaling = cluster.scaling(run)
+        console.print(
+            f"{Path(prepared.folder).name}: {_introduction(prepared, scaling)}", highlight=False, soft_wrap=True
+        )
+        board = new_board()
+        with Display(board, run.steps, console) as display:
+            result = _fit(prepared, scaling, tracking_run, board)
+        if isinstance(result.return_value, Diverged):
+            raise RunError(f"{result.return_value}; the last good checkpoint is {_where(result.checkpoint)}")
+        summary = _finish(prepared, tracking_run, result)
+    except BaseException as error:
+        status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
+        tracking.finish_run(prepared.tracking_uri, tracking_run, status, {"error": str(error)[:5000]})
+        raise
+    finally:
+        ray.shutdown()
+    first = display.first_step_at
+    console.print(
+        f"done: {run.steps:,} steps in {duration(time.time() - began)}"
+        + (f", the first after {duration(first - began)}" if first else "")
+    )
+    for title, where in summary.items():
+        console.print(f"  {title:<12}{where}", highlight=False, soft_wrap=True)
+
+
+def _prepare(run: Run, console: Console) -> Prepared:
+    storage = Location.of(run.storage)
+    root = storage.path if storage.is_local else run.storage.rstrip("/")
+    if run.tracking.uri is None and not storage.is_local:
+        raise ConfigError(f"tracking.uri: is needed when storage is remote ({run.storage})")
+    uri = run.tracking.uri or f"sqlite:///{root}/mlflow.db"
+    tracking.check_reachable(uri)
+    data, manifest = prepare(run, console)
+    name = run.resume or run.name or f"{run.recipe}-{time.strftime('%Y%m%d-%H%M%S')}"
+    folder = f"{root}/{name}"
+    if run.resume is None and Location.of(folder).exists():
+        raise ConfigError(f"name: {folder} is there already; resume={name} continues it")
+    described = {**dump(run), "name": name, "resume": None}
+    (Location.of(folder) / "run.json").write(json.dumps(described, indent=2).encode())
+    return Prepared(run, folder, data, manifest, uri)
+
+
+def _start_tracking(prepared: Prepared) -> str:
+    run, root = prepared.run, Path(prepared.folder).parent
+    return tracking.start_run(
+        prepared.tracking_uri,
+        run.tracking.experiment,
+        Path(prepared.folder).name,
+        parameters=dict(flatten(dump(run))),
+        tags={
+            "recipe": run.recipe,
+            "recipe.hash": run.recipe_hash,
+            "manifest.hash": prepared.manifest.hash,
+            "manifest": f"{prepared.data}/manifest.json",
+            "checkpoints": prepared.folder,
+        },
+        artifacts=None if run.tracking.uri else (root / "artifacts").as_uri(),
+    )
+
+
+def _introduction(prepared: Prepared, scaling: ray.train.ScalingConfig) -> str:
+    run, manifest = prepared.run, prepared.manifest
+    shape = f"{manifest.height}x{manifest.width}x{manifest.channels}"
+    device = "GPU" if scaling.use_gpu else f"{scaling.resources_per_worker['CPU']:g} CPU"
+    replicas = "1 replica" if run.replicas == 1 else f"{run.replicas} replicas"
+    return f"{run.steps:,} steps of {run.batch.size} images, {manifest.rows:,} of {shape}, on {replicas} of {device}"
+
+
+def _fit(prepared: Prepared, scaling: ray.train.ScalingConfig, tracking_run: str, board: object) -> ray.train.Result:
+    run, folder = prepared.run, Path(prepared.folder)
+    job = Job(dump(run), prepared.data, prepared.folder, prepared.tracking_uri, tracking_run, board)
+    trainer = TorchTrainer(
+        replica_main,
+        train_loop_config=job,
+        scaling_config=scaling,
+        run_config=ray.train.RunConfig(
+            name=folder.name,
+            storage_path=prepared.folder.removesuffix(f"/{folder.name}"),
+            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=run.checkpoints.keep),
+            failure_config=ray.train.FailureConfig(max_failures=run.cluster.max_failures),
+        ),
+    )
+    try:
+        return trainer.fit()
+    except ray.train.TrainingFailedError as error:
+        raise RunError(f"{_cause(error)}; resume={folder.name} continues from the last checkpoint") from error
+
+
+def _cause(error: Exception) -> str:
+    """The first line of what went wrong in a replica."""
+    failures = getattr(error, "worker_failures", None)
+    if not failures:
+        return str(error).strip().splitlines()[-1]
+    rank, failure = sorted(failures.items())[0]
+    lines = [line for line in str(failure).strip().splitlines() if line.strip()]
+    return f"replica {rank} failed: {lines[-1] if lines else type(failure).__name__}"
+
+
+def _where(checkpoint: ray.train.Checkpoint | None) -> str:
+    return checkpoint.path if checkpoint else "none yet"
+
+
+def _finish(prepared: Prepared, tracking_run: str, result: ray.train.Result) -> dict[str, str]:
+    """Register the model, draw the curves, and say where everything is."""
+    run, uri, folder = prepared.run, prepared.tracking_uri, local_folder(prepared.folder)
+    assert result.checkpoint is not None
+    with result.checkpoint.as_directory() as path:
+        state = checkpoints.load(Path(path))
+    model = registry.register(run, state, uri, tracking_run)
+    folder.mkdir(parents=True, exist_ok=True)
+    curves(tracking.history(uri, tracking_run), folder / "curves.png")
+    tracking.log_file(uri, tracking_run, folder / "curves.png")
+    tracking.finish_run(uri, tracking_run, "FINISHED", {"model": model})
+    kept = best.read(Location.of(prepared.folder))
+    ui = f"mlflow ui --backend-store-uri {uri}" if uri.startswith("sqlite") else uri
+    samples = sorted((folder / "samples").glob("*.png"))
+    return {
+        "samples": str(samples[-1]) if samples else "in MLflow",
+        "curves": str(folder / "curves.png"),
+        "model": model,
+        "checkpoints": f"{prepared.folder} (last step {state.step:,}" + (f", best {kept.folder})" if kept else ")"),
+        "MLflow": f"{ui}   (run {tracking_run})",
+    }

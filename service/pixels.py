@@ -1,0 +1,16 @@
+"""Between images as they are stored, uint8, and as networks see them, in [-1, 1]."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def to_model(images: Tensor, dtype: torch.dtype) -> Tensor:
+    """uint8 images -> `dtype` in [-1, 1]."""
+    return images.to(dtype).mul_(2 / 255).sub_(1)
+
+
+def to_image(images: Tensor) -> Tensor:
+    """What a generator makes -> uint8 images on the host: the inverse of `to_model`, rounded."""
+    return images.detach().float().add(1).mul(255 / 2).round().clamp(0, 255).to(torch.uint8).cpu()

@@ -1,0 +1,140 @@
+"""Progress: what a person sees while a run trains. Rank 0 writes on a board; the driver reads it."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+
+@dataclass
+class Posted:
+    """What is on the board."""
+
+    step: int = 0
+    started_at_step: int = 0
+    metrics: dict[str, float] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    attempts: int = 0
+    first_step_seconds: float | None = None
+
+
+class Board:
+    """An actor that holds the latest state of a run."""
+
+    def __init__(self) -> None:
+        self._posted = Posted()
+
+    def start(self, step: int) -> None:
+        self._posted.attempts += 1
+        self._posted.step = self._posted.started_at_step = step
+
+    def post(self, step: int, metrics: Mapping[str, float] | None = None) -> None:
+        self._posted.step = step
+        if metrics is not None:
+            self._posted.metrics = dict(metrics)
+
+    def warn(self, text: str) -> None:
+        self._posted.warnings.append(text)
+
+    def read(self) -> Posted:
+        return self._posted
+
+
+def new_board() -> Any:
+    """A board on the cluster: its actor handle."""
+    return ray.remote(num_cpus=0)(Board).remote()
+
+
+class Display:
+    """Shows a board: a line that changes on a terminal, a line now and then elsewhere.
+
+    Args:
+        board: from `new_board`.
+        steps: of the run.
+    """
+
+    def __init__(self, board: Any, steps: int, console: Console) -> None:
+        self._board, self._steps, self._console = board, steps, console
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True, name="progress")
+        self._warned = 0
+        self.posted = Posted()
+        self.first_step_at: float | None = None
+
+    def __enter__(self) -> Display:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        if not self._console.is_terminal:
+            self._watch(lambda text: self._console.print(text, highlight=False, soft_wrap=True), 5.0)
+            return
+        with Live(console=self._console, refresh_per_second=4, transient=True) as live:
+            self._watch(lambda text: live.update(Text(text, overflow="ellipsis", no_wrap=True)), 0.25)
+
+    def _watch(self, show: Any, seconds: float) -> None:
+        shown, began = -1, 0.0
+        next_show = 0.0
+        while not self._stop.wait(0.1):
+            try:
+                self.posted = ray.get(self._board.read.remote(), timeout=5)
+            except ray.exceptions.RayError:
+                continue
+            for warning in self.posted.warnings[self._warned :]:
+                self._console.print(f"warning: {warning}", style="yellow", highlight=False, soft_wrap=True)
+            self._warned = len(self.posted.warnings)
+            step = self.posted.step
+            if step > self.posted.started_at_step and self.first_step_at is None:
+                self.first_step_at = time.time()
+            if step and step != shown and time.monotonic() >= next_show:
+                began = began or time.monotonic()
+                next_show = time.monotonic() + seconds
+                shown = step
+                show(line(self.posted, self._steps))
+
+
+def line(posted: Posted, steps: int) -> str:
+    """One line: step, speed, losses, weights, time left."""
+    metrics = posted.metrics
+    parts = [f"step {posted.step:,}/{steps:,}"]
+    if "images_per_second" in metrics:
+        left = (steps - posted.step) * metrics["seconds_per_step"]
+        parts.append(f"{metrics['images_per_second']:,.0f} images/s")
+        parts.append(f"{duration(left)} left")
+    for title in ("loss", "weight"):
+        values = [
+            f"{name.rpartition('/')[2]} {value:.3f}" for name, value in metrics.items() if name.startswith(f"{title}/")
+        ]
+        if values:
+            parts.append(f"{title}: {' '.join(values)}")
+    if posted.attempts > 1:
+        parts.append(f"attempt {posted.attempts}")
+    return " | ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as 42 s, 3 min 05 s or 2 h 07 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02} min"
+
+
+def console() -> Console:
+    """Where a person reads."""
+    return Console(file=sys.stdout)

@@ -1,0 +1,55 @@
+"""Models into the MLflow registry."""
+
+from __future__ import annotations
+
+import json
+import logging
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from safetensors.torch import save_file
+
+from service.checkpoints import State, network_weights
+from service.config import Run, dump
+
+_REQUIREMENTS = ("torch", "numpy", "pydantic", "safetensors", "mlflow")
+
+
+def register(run: Run, state: State, uri: str, run_id: str) -> str:
+    """Log the generator of `state` as a model of the MLflow run, and register it. Returns its ``models:/`` URI.
+
+    The model holds weights as safetensors, the networks' configuration, and this package's source; no pickle.
+    """
+    import mlflow
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, Schema, TensorSpec
+    from numpy import dtype
+
+    # MLflow advises to log an input example, and warns about types it cannot see; neither is the user's concern.
+    logging.getLogger("mlflow").setLevel(logging.ERROR)
+    mlflow.set_tracking_uri(uri)
+    described = dump(run)
+    image = run.image
+    signature = ModelSignature(
+        inputs=Schema([ColSpec(DataType.long, "n"), ColSpec(DataType.long, "seed")]),
+        outputs=Schema([TensorSpec(dtype("uint8"), (-1, image.height, image.width, image.channels))]),
+    )
+    with TemporaryDirectory() as folder:
+        weights, description = Path(folder, "generator.safetensors"), Path(folder, "description.json")
+        save_file(network_weights(state, "generator"), weights)
+        description.write_text(
+            json.dumps({"network": described["network"], "task": described["task"], "image": list(image)})
+        )
+        with mlflow.start_run(run_id=run_id):
+            info = mlflow.pyfunc.log_model(
+                name="generator",
+                python_model=str(Path(__file__).with_name("packaged_model.py")),
+                artifacts={"weights": str(weights), "description": str(description)},
+                code_paths=[str(Path(__file__).parent)],
+                signature=signature,
+                pip_requirements=[f"{name}=={version(name).partition('+')[0]}" for name in _REQUIREMENTS],
+                registered_model_name=run.model_name,
+                metadata={"step": state.step, "recipe": run.recipe, **state.identity},
+            )
+    return f"models:/{run.model_name}/{info.registered_model_version}"

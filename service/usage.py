@@ -1,0 +1,81 @@
+"""``--help``: recipes, and every option with its default."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from service.components import Component, find, names
+from service.config import DEFAULT_RECIPE, Run, recipes
+from service.networks import Network
+from service.objectives import Objective
+from service.schemes import Scheme
+from service.tasks import Task
+
+USAGE = "python service/train.py [RECIPE] [KEY=VALUE ...] [--dry-run]"
+_FAMILIES: dict[str, type[Component]] = {
+    "network": Network,
+    "task": Task,
+    "objective": Objective,
+    "scheme": Scheme,
+}
+
+
+def text() -> str:
+    """The whole help."""
+    from pipelines.sources import Source
+    from service.balances import Balance
+
+    lines = ["Trains a GAN recipe on any number of replicas, with the same result on all of them.", ""]
+    lines += [f"usage: {USAGE}", "", f"recipes (default: {DEFAULT_RECIPE}):"]
+    lines += [f"  {name:<24}{summary}" for name, summary in recipes().items()]
+    lines += ["", "options (KEY=VALUE, values are YAML) and their defaults:"]
+    lines += list(_options(Run, ""))
+    lines += ["", "parts, chosen by name (KEY=NAME) or with options (KEY.OPTION=VALUE):"]
+    families: dict[str, tuple[str, type[Component]]] = {
+        **{key: (f"service.{_plural(key)}", base) for key, base in _FAMILIES.items()},
+        "scheme.balance": ("service.balances", Balance),
+        "data.source": ("pipelines.sources", Source),
+    }
+    for key, (package, base) in families.items():
+        lines += [f"  {key}={name:<{22 - len(key)}} {_part(find(package, name, base))}" for name in names(package)]
+    lines += ["", "  --dry-run               print the resolved configuration, and stop"]
+    return "\n".join(lines)
+
+
+def _plural(key: str) -> str:
+    return f"{key}s"
+
+
+def _part(component: type[Component]) -> str:
+    options = [
+        f"{name}={_value(field)}" if not isinstance(field.default, Component) else name
+        for name, field in component.model_fields.items()
+    ]
+    return " ".join(options)
+
+
+def _options(model: type[BaseModel], prefix: str) -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        inner = field.annotation
+        key = f"{prefix}{name}"
+        if key == "recipe" or name in _FAMILIES or key == "data.source":
+            continue
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            yield from _options(inner, f"{key}.")
+        else:
+            yield f"  {f'{key}={_value(field)}':<36}{field.description or ''}".rstrip()
+
+
+def _value(field: FieldInfo) -> Any:
+    if field.is_required():
+        return "..."
+    value = field.default
+    if value is None:
+        return ""
+    if isinstance(value, tuple):
+        return f"[{','.join(map(str, value))}]"
+    return str(value).lower() if isinstance(value, bool) else value

@@ -1,0 +1,154 @@
+"""What Ray Train runs on each replica: the loop, with its outputs tied to Ray and MLflow."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray.train
+import ray.train.torch
+import torch
+from torch import Tensor
+
+from pipelines.loader import Loader
+from pipelines.storage import Location
+from service import best, checkpoints
+from service.accelerators.torch_distributed import TorchDistributed
+from service.checkpoints import State
+from service.config import Run, from_tree
+from service.divergence import Diverged
+from service.journal import Journal
+from service.loop import train
+from service.pictures import grid
+from service.replica import Replica
+from service.tracking import Tracker
+
+_POST_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the driver tells every replica."""
+
+    run: dict[str, Any]
+    data: str
+    folder: str
+    tracking_uri: str
+    tracking_run: str
+    board: Any
+
+
+def replica_main(job: Job) -> Diverged | None:
+    """Train as one of the replicas that Ray has started. Returns where the run diverged, if it did."""
+    run = from_tree(job.run)
+    device = ray.train.torch.get_device()
+    if device.type == "cpu":
+        torch.set_num_threads(max(1, int(os.environ.get("OMP_NUM_THREADS", "1"))))
+    accelerator = TorchDistributed(device)
+    loader = Loader(Location.of(job.data), run.batch.size, run.seed, accelerator.rank, accelerator.world_size)
+    replica = Replica(run, accelerator, loader)
+    start = _restore(replica)
+    outputs = _Outputs(run, job, chief=accelerator.rank == 0, start=start)
+    diverged = train(run, accelerator, replica, outputs, start)
+    outputs.close()
+    return diverged
+
+
+def _restore(replica: Replica) -> int:
+    """Go on from the run's last checkpoint, if it has one; returns the steps done."""
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint is None:
+        return 0
+    with checkpoint.as_directory() as folder:
+        state = checkpoints.load(Path(folder), replica.identity)
+    replica.restore(state)
+    return state.step
+
+
+class _Outputs:
+    """The loop's outputs: Ray for checkpoints, the board for the person, MLflow for the record."""
+
+    def __init__(self, run: Run, job: Job, chief: bool, start: int) -> None:
+        self._run, self._job, self._chief = run, job, chief
+        self._storage = ray.train.get_context().get_storage()
+        self._next_post = 0.0
+        if not chief:
+            return
+        job.board.start.remote(start)
+        self._folder = local_folder(job.folder)
+        self._tracker = Tracker(job.tracking_uri, job.tracking_run, Journal(self._folder / "metrics.jsonl"))
+        self._best = best.read(Location.of(job.folder))
+
+    def progress(self, step: int) -> None:
+        now = time.monotonic()
+        if now >= self._next_post:
+            self._next_post = now + _POST_SECONDS
+            self._job.board.post.remote(step)
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        self._tracker.metrics(step, values)
+        self._job.board.post.remote(step, dict(values))
+
+    def warn(self, text: str) -> None:
+        self._tracker.tag("warning", text)
+        self._job.board.warn.remote(text)
+
+    def samples(self, step: int, images: Tensor) -> None:
+        file = self._folder / "samples" / f"step-{step:08}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        grid(images).save(file)
+        self._tracker.file(file, "samples")
+
+    def checkpoint(self, state: State, score: float | None) -> None:
+        if not self._chief:
+            ray.train.report({}, checkpoint_upload_mode=ray.train.CheckpointUploadMode.ASYNC)
+            return
+        assert score is not None
+        folder = Path(tempfile.mkdtemp(prefix="selfgan-checkpoint-"))
+        checkpoints.save(state, folder)
+        name = f"step-{state.step:08}"
+        candidate = best.Best(step=state.step, score=score)
+        improves = self._best is None or score < self._best.score
+        if improves:
+            self._best = candidate
+        self._tracker.metrics(state.step, {"checkpoint/score": score})
+        self._tracker.tag("checkpoint.last", f"{self._job.folder}/{name}")
+
+        def upload(checkpoint: ray.train.Checkpoint, name: str) -> ray.train.Checkpoint:
+            target = Location(self._storage.storage_filesystem, f"{self._storage.experiment_fs_path}/{name}")
+            target.copy_from(Location.of(checkpoint.path))
+            if improves:
+                best.publish(Location.of(self._job.folder), candidate, Location.of(checkpoint.path))
+            return ray.train.Checkpoint(target.path, target.filesystem)
+
+        ray.train.report(
+            {"step": state.step, "score": score},
+            ray.train.Checkpoint(str(folder)),
+            checkpoint_dir_name=name,
+            checkpoint_upload_mode=ray.train.CheckpointUploadMode.ASYNC,
+            checkpoint_upload_fn=upload,
+        )
+
+    def close(self) -> None:
+        """Wait for the tracking server to have everything; say so if it does not."""
+        if not self._chief:
+            return
+        lost = self._tracker.close(self._run.tracking.patience_seconds)
+        if lost:
+            reason = self._tracker.problem or f"no answer for {self._run.tracking.patience_seconds:.0f} s"
+            self._job.board.warn.remote(
+                f"{lost} entries of {self._folder / 'metrics.jsonl'} are not in MLflow ({reason}); "
+                f"resume={Path(self._job.folder).name} delivers them"
+            )
+
+
+def local_folder(folder: str) -> Path:
+    """The run's folder if it is local, else one for it on this machine."""
+    location = Location.of(folder)
+    path = Path(location.path)
+    return path if location.is_local else Path(tempfile.gettempdir(), "selfgan", path.name)

@@ -1,0 +1,53 @@
+"""The alternating scheme against the notebooks' and the guide's loops, written out."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from service.schemes.alternating import Alternating
+from tests.test_step import IMAGE, NETWORK, SIZE, bce, images, networks, parts_of
+
+
+@pytest.mark.parametrize("order", ["generator_first", "critic_first"])
+def test_two_steps_equal_the_published_loop(order: str) -> None:
+    parts = parts_of(1)
+    factor = 0.5 if order == "generator_first" else 1.0
+    stepper = Alternating.model_validate({"order": order, "critic_factor": factor}).stepper(parts)
+    generator, critic = networks()
+    optimizer_g, optimizer_d = (
+        torch.optim.Adam(module.parameters(), lr=2e-4, betas=(0.5, 0.999)) for module in (generator, critic)
+    )
+
+    def update_generator(latents: Tensor) -> Tensor:
+        optimizer_g.zero_grad()
+        fake: Tensor = generator(latents)
+        bce(torch.sigmoid(critic(fake)), 1).backward()  # type: ignore[no-untyped-call]
+        optimizer_g.step()
+        return fake.detach()
+
+    def update_critic(real: Tensor, fake: Tensor) -> Tensor:
+        optimizer_d.zero_grad()
+        loss = bce(torch.sigmoid(critic(real)), 1) + bce(torch.sigmoid(critic(fake)), 0)
+        (factor * loss).backward()  # type: ignore[no-untyped-call]
+        optimizer_d.step()
+        return loss.detach()
+
+    for step in range(2):
+        parts.batch.start(step, 0, SIZE)
+        latents = parts.task.inputs(NETWORK, parts.batch)
+        with parts.batch.passes(parts.batch.own_rows, first=3):
+            fresh = parts.task.inputs(NETWORK, parts.batch)
+        assert not torch.equal(latents, fresh)
+        metrics = stepper.step(images(step))
+        if order == "generator_first":
+            loss = update_critic(images(step), update_generator(latents))
+        else:
+            with torch.no_grad():
+                fake = generator(latents)
+            loss = update_critic(images(step), fake)
+            update_generator(fresh)
+        assert metrics["loss/real"].item() + metrics["loss/fake"].item() == pytest.approx(loss.item(), rel=1e-9)
+    ours = [*parts.generator.parameters(), *parts.critic.parameters()]
+    for mine, expected in zip(ours, [*generator.parameters(), *critic.parameters()], strict=True):
+        torch.testing.assert_close(mine, expected, rtol=1e-7, atol=1e-10)
+    assert parts.image == IMAGE

@@ -1,0 +1,160 @@
+"""The joint step against the author's loop, written out: three passes, plain batch norm, a few lines a balance."""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from service.accelerators.torch_distributed import TorchDistributed
+from service.batch import GlobalBatch
+from service.layers import follow_global_batch
+from service.networks import ImageShape
+from service.networks.dcgan import DCGAN
+from service.objectives.bce import BinaryCrossEntropy
+from service.schemes import Adam, Parts
+from service.schemes.joint import Joint
+from service.tasks.unconditional import Unconditional
+
+SIZE, IMAGE = 16, ImageShape(1, 16, 16)
+NETWORK = DCGAN(latent_dim=6, generator_channels=8, critic_channels=4, critic_stages=3, dropout=0.0)
+
+
+def bce(probability: Tensor, target: float) -> Tensor:
+    return F.binary_cross_entropy(probability, torch.full_like(probability, target))
+
+
+def paper_gpu(on_fake: Tensor, on_real: Tensor, on_last: Tensor, hold: Any) -> Tensor:
+    gen, real, fake = bce(on_fake, 1), bce(on_real, 1), bce(on_last, 0)
+    return (real + 0.1 * hold(gen) * gen + 0.9 * hold(fake) * fake) / 2
+
+
+def paper_tpu(on_fake: Tensor, on_real: Tensor, on_last: Tensor, hold: Any) -> Tensor:
+    gen, real, fake = bce(on_fake, 1), bce(on_real, 1), bce(on_last, 0)
+    v_g, v_r, v_f = hold(gen), hold(real), hold(fake)
+    v_sum = v_g + v_r + v_f
+    return real * v_r / v_sum + gen * v_g / v_sum + fake * v_f / v_sum
+
+
+def notebook_gpu(on_fake: Tensor, on_real: Tensor, on_last: Tensor, hold: Any) -> Tensor:
+    v_g, v_f = hold(1 - on_fake.mean()), hold(on_last.mean())
+    return (bce(on_real, 1) + v_g * bce(on_fake, 1) * 0.1 + v_f * bce(on_last, 0) * 0.9) / 2
+
+
+def notebook_tpu(on_fake: Tensor, on_real: Tensor, on_last: Tensor, hold: Any) -> Tensor:
+    v_g, v_r, v_f = hold(1 - on_fake.mean()), hold(1 - on_real.mean()), hold(on_last.mean())
+    v_sum = v_g + v_r + v_f
+    return bce(on_real, 1) * v_r / v_sum + bce(on_fake, 1) * v_g / v_sum + bce(on_last, 0) * v_f / v_sum
+
+
+FORMULAS = {
+    ("loss", "weighted"): paper_gpu,
+    ("loss", "normalised"): paper_tpu,
+    ("validity", "weighted"): notebook_gpu,
+    ("validity", "normalised"): notebook_tpu,
+}
+
+
+def networks() -> tuple[nn.Module, nn.Module]:
+    torch.manual_seed(0)
+    generator, critic = Unconditional().build(NETWORK, IMAGE)
+    for parameter in critic.parameters():  # Logits far from zero, so that validities differ.
+        parameter.data.mul_(3)
+    return generator.double(), critic.double()
+
+
+def images(seed: int) -> Tensor:
+    return torch.randn(SIZE, *IMAGE, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).tanh()
+
+
+def parts_of(shards: int) -> Parts:
+    accelerator = TorchDistributed(torch.device("cpu"))
+    batch = GlobalBatch(SIZE, shards, 0, accelerator.collective, accelerator.device, torch.float64)
+    generator, critic = (
+        follow_global_batch(network, batch, name)
+        for network, name in zip(networks(), ("generator", "critic"), strict=True)
+    )
+    task, objective = Unconditional(), BinaryCrossEntropy()
+    return Parts(NETWORK, task, objective, Adam(), IMAGE, generator, critic, batch, accelerator)
+
+
+def gradients(*modules: nn.Module) -> dict[str, Tensor]:
+    found = {}
+    for module in modules:
+        for name, parameter in module.named_parameters():
+            assert parameter.grad is not None
+            found[f"{len(found)}.{name}"] = parameter.grad.clone()
+    return found
+
+
+@pytest.mark.parametrize("shards", [1, 8])
+@pytest.mark.parametrize("gradient", ["through", "detached"])
+@pytest.mark.parametrize(("balance", "form"), list(FORMULAS))
+def test_two_steps_equal_the_authors_loop(balance: str, form: str, gradient: str, shards: int) -> None:
+    parts = parts_of(shards)
+    scheme = Joint.model_validate({"balance": {"name": balance, "form": form, "gradient": gradient}})
+    stepper = scheme.stepper(parts)
+    generator, critic = networks()
+    optimizer = torch.optim.Adam([*generator.parameters(), *critic.parameters()], lr=2e-4, betas=(0.5, 0.999))
+    last = torch.zeros(SIZE, *IMAGE, dtype=torch.float64)
+    each = SIZE // shards
+
+    def hold(value: Tensor) -> Tensor:
+        return value.detach() if gradient == "detached" else value
+
+    for step in range(2):
+        parts.batch.start(step, 0, SIZE)
+        latents = parts.task.inputs(NETWORK, parts.batch)
+        metrics = stepper.step(images(step))
+
+        optimizer.zero_grad()
+        total = 0.0
+        fakes = torch.empty_like(last)
+        for shard in range(shards):
+            part = slice(shard * each, (shard + 1) * each)
+            fake = generator(latents[part])
+            views = [torch.sigmoid(critic(shown)) for shown in (fake, images(step)[part], last[part])]
+            loss = FORMULAS[balance, form](*views, hold)
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += loss.item()
+            fakes[part] = fake.detach()
+        last = fakes
+        ours, theirs = gradients(parts.generator, parts.critic), gradients(generator, critic)
+        for (name, mine), expected in zip(ours.items(), theirs.values(), strict=True):
+            torch.testing.assert_close(mine, expected, rtol=1e-9, atol=1e-13, msg=lambda text, name=name: f"{name} {text}")
+        assert metrics["loss/joint"].item() == pytest.approx(total, rel=1e-12)
+        torch.testing.assert_close(stepper.fakes, last, rtol=1e-10, atol=1e-12)
+        optimizer.step()
+
+
+def test_the_generator_term_can_be_kept_from_the_critic() -> None:
+    kept, reaching = ({}, {})
+    for reaches, found in ((False, kept), (True, reaching)):
+        parts = parts_of(1)
+        scheme = Joint.model_validate({"balance": "fixed", "generator_trains_critic": reaches})
+        parts.batch.start(0, 0, SIZE)
+        scheme.stepper(parts).step(images(0))
+        found.update({"generator": gradients(parts.generator), "critic": gradients(parts.critic)})
+    generator, critic = networks()
+    logits = [critic(shown) for shown in (images(0), torch.zeros(SIZE, *IMAGE, dtype=torch.float64))]
+    loss = 0.5 * F.softplus(-logits[0]).mean() + 0.45 * F.softplus(logits[1]).mean()
+    loss.backward()
+    for mine, expected in zip(kept["critic"].values(), gradients(critic).values(), strict=True):
+        torch.testing.assert_close(mine, expected, rtol=1e-9, atol=1e-14)
+    for mine, expected in zip(kept["generator"].values(), reaching["generator"].values(), strict=True):
+        torch.testing.assert_close(mine, expected, rtol=1e-9, atol=1e-14)
+    first = next(iter(reaching["critic"]))
+    assert not torch.allclose(reaching["critic"][first], kept["critic"][first], rtol=1e-3)
+
+
+def test_statistics_of_the_critics_passes_stay_apart() -> None:
+    """Real images shown with black ones get the logits they get alone."""
+    parts = parts_of(1)
+    batch = parts.batch
+    batch.start(0, 0, SIZE)
+    alone = copy.deepcopy(networks()[1])(images(0))
+    with batch.passes(batch.own_rows, batch.own_rows):
+        together = parts.critic(torch.cat([torch.zeros_like(images(0)), images(0)]))
+    torch.testing.assert_close(together[SIZE:], alone, rtol=1e-10, atol=1e-12)
