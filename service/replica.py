@@ -108,12 +108,19 @@ class Replica:
         )
 
     def restore(self, state: State) -> None:
-        """Go on from `state`."""
+        """Go on from `state`.
+
+        A step is done first, and forgotten: DistributedDataParallel lays its buckets out anew after its first
+        step, and the layout decides in which order a ring adds three or more gradients up.
+        """
+        last = max(state.step - 1, 0)  # The rows that are kept are those of the last step.
+        if self._accelerator.world_size > 1:
+            self.step(last)
         self.generator.load_state_dict(network_weights(state, "generator"))
         self.critic.load_state_dict(network_weights(state, "critic"))
         for name, optimizer in self._stepper.optimizers.items():
             optimizer.load_state_dict(state.optimizers[name])
-        self._open(max(state.step - 1, 0))  # The rows that are kept are those of the last step.
+        self._open(last)
         device, dtype = self._accelerator.device, self._run.torch_dtype
         self._stepper.restore_row_state({name: value.to(device, dtype) for name, value in state.rows.items()})
 

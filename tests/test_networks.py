@@ -1,0 +1,114 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from service.blocks import UpsampleConv
+from service.components import find, names
+from service.networks import ImageShape, Network
+from service.networks.dcgan import DCGAN
+from service.networks.dcgan_keras import KerasDCGAN
+from service.networks.mlp import MLP
+
+
+@pytest.mark.parametrize("name", names("service.networks"))
+@pytest.mark.parametrize("image", [ImageShape(1, 32, 32), ImageShape(3, 64, 64)])
+def test_shapes(name: str, image: ImageShape) -> None:
+    network = find("service.networks", name, Network)()
+    network.check(image)
+    images = network.generator(image)(torch.randn(4, network.latent_dim))
+    assert images.shape == (4, *image)
+    assert float(images.detach().abs().max()) <= 1
+    assert network.critic(image)(images).shape == (4,)
+
+
+@pytest.mark.parametrize("size", [1, 4, 7])
+def test_upsample_conv_is_upsampling_then_convolution(size: int) -> None:
+    layer = UpsampleConv(3, 5).double()
+    x = torch.randn(2, 3, size, size, dtype=torch.float64, requires_grad=True)
+    enlarged = F.interpolate(x, scale_factor=2.0, mode="nearest")
+    expected = F.conv2d(enlarged, layer.weight, layer.bias, padding=1)
+    torch.testing.assert_close(layer(x), expected, rtol=1e-12, atol=1e-12)
+    upstream = torch.randn_like(expected)
+    ours = torch.autograd.grad(layer(x), [x, layer.weight, layer.bias], upstream)
+    theirs = torch.autograd.grad(expected, [x, layer.weight, layer.bias], upstream)
+    for mine, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-11, atol=1e-12)
+
+
+def authors_dcgan(image: ImageShape) -> tuple[nn.Module, nn.Module]:
+    """PyTorch-GAN's dcgan.py, which SelfGAN's notebook copies, with logits out."""
+    side = image.height // 4
+    generator = nn.Sequential(
+        nn.Linear(100, 128 * side**2), nn.Unflatten(1, (128, side, side)), nn.BatchNorm2d(128),
+        nn.Upsample(scale_factor=2), nn.Conv2d(128, 128, 3, stride=1, padding=1), nn.BatchNorm2d(128, 0.8),
+        nn.LeakyReLU(0.2), nn.Upsample(scale_factor=2), nn.Conv2d(128, 64, 3, stride=1, padding=1),
+        nn.BatchNorm2d(64, 0.8), nn.LeakyReLU(0.2), nn.Conv2d(64, image.channels, 3, stride=1, padding=1), nn.Tanh(),
+    )  # fmt: skip
+
+    def block(fan_in: int, fan_out: int, norm: bool = True) -> list[nn.Module]:
+        layers: list[nn.Module] = [nn.Conv2d(fan_in, fan_out, 3, 2, 1), nn.LeakyReLU(0.2), nn.Dropout2d(0.25)]
+        return [*layers, nn.BatchNorm2d(fan_out, 0.8)] if norm else layers
+
+    critic = nn.Sequential(
+        *block(image.channels, 16, False), *block(16, 32), *block(32, 64), *block(64, 128), nn.Flatten(),
+        nn.Linear(128 * (image.height // 16) ** 2, 1), nn.Flatten(0),
+    )  # fmt: skip
+    return generator, critic
+
+
+def agree(ours: nn.Module, theirs: nn.Module, x: Tensor) -> None:
+    """The same parameters, in the same order, give the same function."""
+    assert [p.shape for p in ours.parameters()] == [p.shape for p in theirs.parameters()]
+    for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        other.data.copy_(mine.data)
+    for module in (ours, theirs):
+        for child in module.modules():
+            if isinstance(child, nn.Dropout2d):
+                child.p = 0.0
+        module.double().train()
+    torch.testing.assert_close(ours(x), theirs(x), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("image", [ImageShape(1, 32, 32), ImageShape(3, 64, 64)])
+def test_dcgan_is_the_authors(image: ImageShape) -> None:
+    generator, critic = authors_dcgan(image)
+    agree(DCGAN().generator(image), generator, torch.randn(4, 100, dtype=torch.float64))
+    agree(DCGAN().critic(image), critic, torch.randn(4, *image, dtype=torch.float64))
+
+
+def test_mlp_is_the_authors() -> None:
+    def block(fan_in: int, fan_out: int, norm: bool = True) -> list[nn.Module]:
+        middle = [nn.BatchNorm1d(fan_out, 0.8)] if norm else []
+        return [nn.Linear(fan_in, fan_out), *middle, nn.LeakyReLU(0.2)]
+
+    image = ImageShape(1, 28, 28)
+    generator = nn.Sequential(
+        *block(100, 128, False), *block(128, 256), *block(256, 512), *block(512, 1024), nn.Linear(1024, 784),
+        nn.Tanh(), nn.Unflatten(1, image),
+    )  # fmt: skip
+    critic = nn.Sequential(
+        nn.Flatten(), nn.Linear(784, 512), nn.LeakyReLU(0.2), nn.Linear(512, 256), nn.LeakyReLU(0.2),
+        nn.Linear(256, 1), nn.Flatten(0),
+    )  # fmt: skip
+    agree(MLP().generator(image), generator, torch.randn(4, 100, dtype=torch.float64))
+    agree(MLP().critic(image), critic, torch.randn(4, *image, dtype=torch.float64))
+
+
+def test_keras_dcgan_has_keras_sizes() -> None:
+    """The number of trained weights of Keras-GAN's dcgan.py on 28x28x1, layer by layer."""
+    image = ImageShape(1, 28, 28)
+    count = {
+        part: sum(p.numel() for p in getattr(KerasDCGAN(), part)(image).parameters()) for part in ("generator", "critic")
+    }
+    dense, conv1, conv2, conv3 = 100 * 6272 + 6272, 128 * 128 * 9 + 128, 128 * 64 * 9 + 64, 64 * 9 + 1
+    assert count["generator"] == dense + conv1 + conv2 + conv3 + 2 * (128 + 64)
+    convs = (9 + 1) * 32 + (32 * 9 + 1) * 64 + (64 * 9 + 1) * 128 + (128 * 9 + 1) * 256
+    assert count["critic"] == convs + 2 * (64 + 128 + 256) + 4 * 4 * 256 + 1
+
+
+def test_dcgan_refuses_what_it_cannot_learn() -> None:
+    with pytest.raises(ValueError, match="16 divides"):
+        DCGAN().check(ImageShape(1, 28, 28))
+    with pytest.raises(ValueError, match="one pixel"):
+        DCGAN().check(ImageShape(1, 16, 16))

@@ -1,0 +1,152 @@
+"""The number of replicas is not a hyper-parameter: real processes, float64, against one replica."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from pipelines.loader import Loader
+from pipelines.storage import Location
+from service import checkpoints
+from service.accelerators.torch_distributed import TorchDistributed
+from service.config import Run, load
+from service.replica import Replica
+from tests.processes import run_replicas
+
+STEPS = 50
+TINY = [
+    "dtype=float64",
+    "optimizer.learning_rate=1e-3",
+    "network.generator_channels=8",
+    "network.critic_channels=4",
+    "network.latent_dim=8",
+]
+#: Batch norm and dropout in all of them; 20 is no multiple of 64 lanes, so that shares vary from step to step.
+SCHEMES = {
+    "loss, weighted": ["batch.size=24"],
+    "validity, normalised, 8 shards": [
+        "batch.size=24", "batch.shards=8", "scheme.balance=validity", "scheme.balance.form=normalised",
+    ],
+    "loss, normalised, generator's term kept from the critic": [
+        "batch.size=20", "scheme.balance.form=normalised", "scheme.generator_trains_critic=false",
+    ],
+    "alternating": ["batch.size=24", "scheme=alternating"],
+    "alternating, critic first": ["batch.size=20", "scheme=alternating", "scheme.order=critic_first"],
+}  # fmt: skip
+
+
+def build(options: list[str], rank: int, world_size: int, data: str) -> tuple[Run, Replica]:
+    run = load("digits", [*TINY, *options])
+    loader = Loader(Location.of(data), run.batch.size, run.seed, rank, world_size)
+    return run, Replica(run, TorchDistributed(torch.device("cpu")), loader)
+
+
+def weights(replica: Replica) -> dict[str, Tensor]:
+    modules = {"generator": replica.generator, "critic": replica.critic}
+    return {f"{name}.{key}": value for name, module in modules.items() for key, value in module.state_dict().items()}
+
+
+def train_all(rank: int, world_size: int, data: str) -> dict[str, dict[str, Tensor]]:
+    """Every scheme's weights, running statistics and metrics after STEPS steps."""
+    found = {}
+    for name, options in SCHEMES.items():
+        _, replica = build(options, rank, world_size, data)
+        for step in range(STEPS):
+            metrics = replica.step(step)
+        assert replica.verdict() is None
+        found[name] = {**weights(replica), **metrics, "diversity": replica.diversity()}
+    return found
+
+
+#: Batch norm takes away what these add, so their true gradient is zero, and Adam scales up what rounding leaves.
+WITHOUT_EFFECT = {"generator.3.bias", "generator.6.bias"}
+
+
+def distance(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
+    """The largest relative distance, in the norm of the tensor, of any tensor that the networks depend on."""
+    assert found.keys() == expected.keys()
+    return max(
+        float((found[key].double() - expected[key].double()).norm() / expected[key].double().norm().clamp_min(1e-30))
+        for key in expected.keys() - WITHOUT_EFFECT
+    )
+
+
+def whole_distance(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
+    """The relative distance of everything, as one vector."""
+    keys = sorted(expected)
+    ours, theirs = (torch.cat([tensors[key].double().flatten() for key in keys]) for tensors in (found, expected))
+    return float((ours - theirs).norm() / theirs.norm())
+
+
+@pytest.fixture(scope="module")
+def one_replica(digits: Location) -> dict[str, dict[str, Tensor]]:
+    found: dict[str, dict[str, Tensor]] = run_replicas(1, train_all, digits.path)
+    return found
+
+
+@pytest.mark.parametrize("count", [2, 3, 4])
+def test_replicas_give_the_weights_of_one(
+    count: int, digits: Location, one_replica: dict[str, dict[str, Tensor]]
+) -> None:
+    found = run_replicas(count, train_all, digits.path)
+    for name in SCHEMES:
+        apart, worst = whole_distance(found[name], one_replica[name]), distance(found[name], one_replica[name])
+        sys.stdout.write(f"{count} replicas, {name}: {apart:.1e}, worst tensor {worst:.1e} after {STEPS} steps\n")
+        assert apart < 1e-10, name
+        assert worst < 1e-10, name
+
+
+def test_training_changes_every_weight(digits: Location, one_replica: dict[str, dict[str, Tensor]]) -> None:
+    for name, options in SCHEMES.items():
+        _, replica = build(options, 0, 1, digits.path)
+        for key, start in weights(replica).items():
+            assert not torch.equal(start, one_replica[name][key]), f"{name}: {key}"
+
+
+def train_in_two_parts(rank: int, world_size: int, data: str, folder: str, names: list[str], half: int) -> Any:
+    """Trains each scheme to `half` if the folder has no checkpoint of it, and writes one; else from it to the end.
+
+    Without a folder it trains to the end at once. Returns every tensor that continues.
+    """
+    found = {}
+    for name in names:
+        _, replica = build(SCHEMES[name], rank, world_size, data)
+        own = Path(folder, name)
+        start, stop = 0, half if folder else 2 * half
+        if (own / "state.json").exists():
+            state = checkpoints.load(own, replica.identity)
+            replica.restore(state)
+            start, stop = state.step, 2 * half
+        for step in range(start, stop):
+            replica.step(step)
+        state = replica.state(stop)
+        if rank == 0 and folder and start == 0:
+            checkpoints.save(state, own)
+        found[name] = {**state.networks, **state.rows}
+    return found
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_resumed_run_is_the_uninterrupted_one_to_the_last_bit(
+    count: int, digits: Location, tmp_path: Path
+) -> None:
+    names = list(SCHEMES)
+    whole = run_replicas(count, train_in_two_parts, digits.path, "", names, 5)
+    run_replicas(count, train_in_two_parts, digits.path, str(tmp_path), names, 5)
+    resumed = run_replicas(count, train_in_two_parts, digits.path, str(tmp_path), names, 5)
+    for name in names:
+        assert whole[name].keys() == resumed[name].keys()
+        for key, value in whole[name].items():
+            assert torch.equal(value, resumed[name][key]), f"{name}: {key}"
+
+
+def test_a_run_resumes_on_another_number_of_replicas(digits: Location, tmp_path: Path) -> None:
+    names = ["loss, weighted", "alternating"]
+    whole = run_replicas(1, train_in_two_parts, digits.path, "", names, 10)
+    run_replicas(3, train_in_two_parts, digits.path, str(tmp_path), names, 10)
+    resumed = run_replicas(2, train_in_two_parts, digits.path, str(tmp_path), names, 10)
+    for name in names:
+        assert distance(resumed[name], whole[name]) < 1e-10
