@@ -36,9 +36,12 @@ def connect(cluster: Cluster) -> None:
             ray.init(address=cluster.address, runtime_env=remote, **quiet)
             return
         except ConnectionError as error:
-            if cluster.address != "auto":
-                reason = str(error).splitlines()[0]
-                raise ConfigError(f"cluster.address: no Ray cluster at {cluster.address} ({reason})") from error
+            named = os.environ.get("RAY_ADDRESS") if cluster.address == "auto" else cluster.address
+            if named:
+                raise ConfigError(
+                    f"cluster.address: no Ray cluster answers at {named}; start it, or use cluster.address=local "
+                    "(a cluster that wants a token wants RAY_AUTH_MODE=token)"
+                ) from error
     ray.init(address="local", include_dashboard=False, runtime_env=environment, **quiet)
 
 

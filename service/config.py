@@ -161,7 +161,11 @@ def load(recipe: str | None, overrides: Sequence[str] = ()) -> Run:
     check(run)
     if stored and (run.recipe_hash != stored.recipe_hash or recipe not in (None, stored.recipe)):
         before = dict(flatten(dump(stored)))
-        changed = [key for key, value in flatten(dump(run)) if before.get(key) != value and key in given]
+        changed = [
+            key
+            for key, value in flatten(dump(run))
+            if before.get(key) != value and key.partition(".")[0] not in _CIRCUMSTANCES
+        ]
         what = ", ".join(changed) or f"recipe {recipe}"
         raise ConfigError(f"resume: {run.resume} is a run of {stored.recipe}; {what} would make it another one")
     return run

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
-import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
 from importlib.metadata import version
+from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -14,6 +17,14 @@ from service.checkpoints import State, network_weights
 from service.config import Run, dump
 
 _REQUIREMENTS = ("torch", "numpy", "pydantic", "safetensors", "mlflow")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """MLflow reports and advises on the error stream while it logs a model; the run's summary says what matters."""
+    with warnings.catch_warnings(), redirect_stderr(StringIO()):
+        warnings.simplefilter("ignore")
+        yield
 
 
 def register(run: Run, state: State, uri: str, run_id: str) -> str:
@@ -26,8 +37,6 @@ def register(run: Run, state: State, uri: str, run_id: str) -> str:
     from mlflow.types import ColSpec, DataType, Schema, TensorSpec
     from numpy import dtype
 
-    # MLflow advises to log an input example, and warns about types it cannot see; neither is the user's concern.
-    logging.getLogger("mlflow").setLevel(logging.ERROR)
     mlflow.set_tracking_uri(uri)
     described = dump(run)
     image = run.image
@@ -41,7 +50,7 @@ def register(run: Run, state: State, uri: str, run_id: str) -> str:
         description.write_text(
             json.dumps({"network": described["network"], "task": described["task"], "image": list(image)})
         )
-        with mlflow.start_run(run_id=run_id):
+        with _quiet(), mlflow.start_run(run_id=run_id):
             info = mlflow.pyfunc.log_model(
                 name="generator",
                 python_model=str(Path(__file__).with_name("packaged_model.py")),

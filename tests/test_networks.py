@@ -99,7 +99,8 @@ def test_keras_dcgan_has_keras_sizes() -> None:
     """The number of trained weights of Keras-GAN's dcgan.py on 28x28x1, layer by layer."""
     image = ImageShape(1, 28, 28)
     count = {
-        part: sum(p.numel() for p in getattr(KerasDCGAN(), part)(image).parameters()) for part in ("generator", "critic")
+        part: sum(p.numel() for p in getattr(KerasDCGAN(), part)(image).parameters())
+        for part in ("generator", "critic")
     }
     dense, conv1, conv2, conv3 = 100 * 6272 + 6272, 128 * 128 * 9 + 128, 128 * 64 * 9 + 64, 64 * 9 + 1
     assert count["generator"] == dense + conv1 + conv2 + conv3 + 2 * (128 + 64)

@@ -130,9 +130,7 @@ def train_in_two_parts(rank: int, world_size: int, data: str, folder: str, names
 
 
 @pytest.mark.parametrize("count", [1, 3])
-def test_a_resumed_run_is_the_uninterrupted_one_to_the_last_bit(
-    count: int, digits: Location, tmp_path: Path
-) -> None:
+def test_a_resumed_run_is_the_uninterrupted_one_to_the_last_bit(count: int, digits: Location, tmp_path: Path) -> None:
     names = list(SCHEMES)
     whole = run_replicas(count, train_in_two_parts, digits.path, "", names, 5)
     run_replicas(count, train_in_two_parts, digits.path, str(tmp_path), names, 5)

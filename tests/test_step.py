@@ -123,7 +123,9 @@ def test_two_steps_equal_the_authors_loop(balance: str, form: str, gradient: str
         last = fakes
         ours, theirs = gradients(parts.generator, parts.critic), gradients(generator, critic)
         for (name, mine), expected in zip(ours.items(), theirs.values(), strict=True):
-            torch.testing.assert_close(mine, expected, rtol=1e-9, atol=1e-13, msg=lambda text, name=name: f"{name} {text}")
+            torch.testing.assert_close(
+                mine, expected, rtol=1e-9, atol=1e-13, msg=lambda text, name=name: f"{name} {text}"
+            )
         assert metrics["loss/joint"].item() == pytest.approx(total, rel=1e-12)
         torch.testing.assert_close(stepper.fakes, last, rtol=1e-10, atol=1e-12)
         optimizer.step()
@@ -137,7 +139,7 @@ def test_the_generator_term_can_be_kept_from_the_critic() -> None:
         parts.batch.start(0, 0, SIZE)
         scheme.stepper(parts).step(images(0))
         found.update({"generator": gradients(parts.generator), "critic": gradients(parts.critic)})
-    generator, critic = networks()
+    _generator, critic = networks()
     logits = [critic(shown) for shown in (images(0), torch.zeros(SIZE, *IMAGE, dtype=torch.float64))]
     loss = 0.5 * F.softplus(-logits[0]).mean() + 0.45 * F.softplus(logits[1]).mean()
     loss.backward()
