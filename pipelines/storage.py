@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import pyarrow as pa
 from pyarrow import fs
 
+from service.components import ConfigError
+
 
 @dataclass(frozen=True)
 class Location:
@@ -19,13 +21,13 @@ class Location:
 
     @classmethod
     def of(cls, uri: str) -> Location:
-        """Raises ValueError if no file system answers to the URI's scheme."""
+        """Raises ConfigError if no file system answers to the URI's scheme."""
         if "://" not in uri:
             return cls(fs.LocalFileSystem(), os.path.abspath(os.path.expanduser(uri)))
         try:
             filesystem, path = fs.FileSystem.from_uri(uri)
         except pa.ArrowInvalid as error:
-            raise ValueError(f"{uri}: not a URI that pyarrow can open ({error})") from error
+            raise ConfigError(f"{uri}: no file system for this URI ({error})") from error
         return cls(filesystem, path)
 
     def __truediv__(self, name: str) -> Location:

@@ -86,12 +86,15 @@ class GlobalBatch:
         Returns:
             (groups, K), the same on every replica, differentiable.
         """
-        sums = values.sum(0, keepdim=True) if self.groups == 1 else self._membership(values.dtype).T @ values
+        if self.groups == 1:
+            sums = values.sum(0, keepdim=True)
+        else:
+            sums = torch.where(self._members(), values[:, None], 0).sum(0)
         return self.collective.sum_over_replicas(sums) / (self.group_size * count_per_row)
 
     def per_row(self, statistics: Tensor) -> Tensor:
         """(groups, K) statistics -> (N, K), each row that of its group; (1, K) when there is one group."""
-        return statistics if self.groups == 1 else self._membership(statistics.dtype) @ statistics
+        return statistics if self.groups == 1 else torch.where(self._members(), statistics, 0).sum(1)
 
     def gather(self, values: Tensor, rows: Tensor) -> Tensor:
         """The global batch's values, (size, ...), on every replica, from the (N, ...) at `rows` here."""
@@ -110,7 +113,10 @@ class GlobalBatch:
     def _key(self, name: str) -> int:
         return randomness.key_of(self.seed, name)
 
-    def _membership(self, dtype: torch.dtype) -> Tensor:
-        """(N, groups), one where the row is of the group."""
+    def _members(self) -> Tensor:
+        """(N, groups, 1), whether the row is of the group.
+
+        It chooses, and is not multiplied with: a value that is not finite stays in its own group.
+        """
         group = self.rows // self.group_size - self._first_group
-        return (group[:, None] == torch.arange(self.groups, device=self.device)).to(dtype)
+        return (group[:, None] == torch.arange(self.groups, device=self.device))[..., None]

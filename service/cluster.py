@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from service.config import Cluster, Run
 _ROOT = Path(__file__).resolve().parent.parent
 #: Ray sets this in the entry point of a submitted job, whose code the cluster already has.
 _IN_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+_KNOCK_SECONDS = 5.0
 #: The tracker tries again by itself, and keeps count of the time.
 _WORKER_ENVIRONMENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "15"}
 
@@ -27,22 +29,37 @@ def connect(cluster: Cluster) -> None:
         ConfigError: the address that was asked for does not answer.
     """
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    environment = {"env_vars": {**_WORKER_ENVIRONMENT, "PYTHONPATH": str(_ROOT)}}
-    if cluster.address != "local":
-        remote = {"env_vars": _WORKER_ENVIRONMENT}
+    asked = os.environ.get("RAY_ADDRESS") if cluster.address == "auto" else cluster.address
+    named = asked or _running()
+    if named and named != "local":
+        joining: dict[str, Any] = {"env_vars": _WORKER_ENVIRONMENT}
         if _IN_JOB not in os.environ:
-            remote["working_dir"] = str(_ROOT)  # type: ignore[assignment]
+            joining["working_dir"] = str(_ROOT)
         try:
-            ray.init(address=cluster.address, runtime_env=remote, **quiet)
+            _knock(named)
+            ray.init(address=named, runtime_env=joining, **quiet)
             return
-        except ConnectionError as error:
-            named = os.environ.get("RAY_ADDRESS") if cluster.address == "auto" else cluster.address
-            if named:
+        except OSError as error:  # Ray's ConnectionError too.
+            if asked:
                 raise ConfigError(
                     f"cluster.address: no Ray cluster answers at {named}; start it, or use cluster.address=local "
                     "(a cluster that wants a token wants RAY_AUTH_MODE=token)"
                 ) from error
-    ray.init(address="local", include_dashboard=False, runtime_env=environment, **quiet)
+    starting = {"env_vars": {**_WORKER_ENVIRONMENT, "PYTHONPATH": str(_ROOT)}}
+    ray.init(address="local", include_dashboard=False, runtime_env=starting, **quiet)
+
+
+def _running() -> str | None:
+    """The address of this machine's cluster, where Ray notes it; the cluster may be gone."""
+    note = Path(os.environ.get("RAY_TMPDIR", "/tmp"), "ray", "ray_current_cluster")  # noqa: S108
+    return note.read_text().strip() if note.exists() else None
+
+
+def _knock(address: str) -> None:
+    """Raise OSError if nobody listens at HOST:PORT: Ray would go on trying for minutes."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdigit() and "/" not in host:
+        socket.create_connection((host, int(port)), _KNOCK_SECONDS).close()
 
 
 def scaling(run: Run) -> ray.train.ScalingConfig:

@@ -6,23 +6,18 @@ import copy
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from importlib import resources
 from typing import Annotated, Any, Literal
 
 import torch
-import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, ValidationError
 
 from pipelines.images import Transform
 from pipelines.sources import Source
-from pipelines.storage import Location
 from service.components import Component, ConfigError, name_of, nearest, resolve
 from service.networks import ImageShape, Network
 from service.objectives import Objective
 from service.schemes import Adam, Scheme
 from service.tasks import Task
-
-DEFAULT_RECIPE = "digits"
 
 
 class _Options(BaseModel):
@@ -30,7 +25,7 @@ class _Options(BaseModel):
 
 
 def _of(package: str, base: type[Component]) -> tuple[Any, Any]:
-    return BeforeValidator(lambda value: resolve(package, value, base)), SerializeAsAny[Any]
+    return BeforeValidator(lambda value: resolve(package, value, base)), SerializeAsAny()  # type: ignore[type-arg]
 
 
 class Batch(_Options):
@@ -123,69 +118,14 @@ class Run(_Options):
     @property
     def recipe_hash(self) -> str:
         """Names what determines the result: the whole configuration, less where and how long it runs."""
-        chosen = {key: value for key, value in dump(self).items() if key not in _CIRCUMSTANCES}
+        chosen = {key: value for key, value in dump(self).items() if key not in CIRCUMSTANCES}
         chosen["data"] = {"transform": chosen["data"]["transform"]}
         return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:16]
 
 
-_CIRCUMSTANCES = frozenset(
+CIRCUMSTANCES = frozenset(
     ["recipe", "steps", "logging", "checkpoints", "replicas", "cluster", "tracking", "storage", "name", "resume"]
 )
-
-
-def recipes() -> dict[str, str]:
-    """Every recipe's name, and its first comment line."""
-    folder = resources.files("service") / "recipes"
-    files = sorted((file for file in folder.iterdir() if file.name.endswith(".yaml")), key=lambda file: file.name)
-    return {file.name.removesuffix(".yaml"): file.read_text().splitlines()[0].lstrip("# ") for file in files}
-
-
-def load(recipe: str | None, overrides: Sequence[str] = ()) -> Run:
-    """The run that a recipe and ``key=value`` overrides ask for; with ``resume=RUN``, that run's own.
-
-    Raises:
-        ConfigError: unknown recipe, key or value; parts that cannot be combined.
-    """
-    given = dict(_split(override) for override in overrides)
-    stored = (
-        _stored(given["resume"], given.get("storage", Run.model_fields["storage"].default))
-        if given.get("resume")
-        else None
-    )
-    base = stored or _recipe(recipe or DEFAULT_RECIPE)
-    # Overrides go on top of a resolved run, so that an option of a part the recipe does not mention can be set.
-    tree = dump(base)
-    for path, value in given.items():
-        _apply(tree, path, value)
-    run = from_tree(tree)
-    check(run)
-    if stored and (run.recipe_hash != stored.recipe_hash or recipe not in (None, stored.recipe)):
-        before = dict(flatten(dump(stored)))
-        changed = [
-            key
-            for key, value in flatten(dump(run))
-            if before.get(key) != value and key.partition(".")[0] not in _CIRCUMSTANCES
-        ]
-        what = ", ".join(changed) or f"recipe {recipe}"
-        raise ConfigError(f"resume: {run.resume} is a run of {stored.recipe}; {what} would make it another one")
-    return run
-
-
-def _recipe(name: str) -> Run:
-    known = recipes()
-    if name not in known:
-        raise ConfigError(f"recipe: there is no {name!r}; {nearest(name, known)} (--help lists them)")
-    text = (resources.files("service") / "recipes" / f"{name}.yaml").read_text()
-    return from_tree({"recipe": name, **yaml.safe_load(text)})
-
-
-def _stored(name: str, storage: str) -> Run:
-    """The configuration with which a run was started."""
-    file = Location.of(storage) / str(name) / "run.json"
-    try:
-        return from_tree(json.loads(file.read()))
-    except FileNotFoundError:
-        raise ConfigError(f"resume: there is no run {name!r} in {storage} ({file} is missing)") from None
 
 
 def from_tree(tree: Mapping[str, Any]) -> Run:
@@ -208,45 +148,6 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield from flatten(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
-
-
-def check(run: Run) -> None:
-    """Raise ConfigError, with the reason, if the parts cannot be combined."""
-    try:
-        run.task.check(run.network, run.image)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
-    if run.batch.size % run.batch.shards:
-        raise ConfigError(f"batch.shards: {run.batch.shards} does not divide batch.size, {run.batch.size}")
-    if run.replicas > run.batch.size:
-        raise ConfigError(f"replicas: {run.replicas} replicas cannot share a batch of {run.batch.size}")
-    if run.cluster.min_replicas and run.cluster.min_replicas > run.replicas:
-        raise ConfigError(f"cluster.min_replicas: {run.cluster.min_replicas} is more than replicas={run.replicas}")
-
-
-def _split(override: str) -> tuple[str, Any]:
-    """``key=value`` -> the key, and the value as YAML."""
-    path, found, text = override.partition("=")
-    if not found or not path:
-        raise ConfigError(f"{override!r}: overrides are written key=value")
-    try:
-        return path, yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: {text!r} is no YAML value") from error
-
-
-def _apply(tree: dict[str, Any], path: str, value: Any) -> None:
-    """Put a value into nested mappings; a part that is given by name alone gains its options."""
-    *parents, last = path.split(".")
-    place = tree
-    for parent in parents:
-        inner = place.get(parent, {})
-        if isinstance(inner, str):
-            inner = {"name": inner}
-        elif not isinstance(inner, dict):
-            raise ConfigError(f"{path}: {parent!r} has no options")
-        place[parent] = place = inner
-    place[last] = value
 
 
 def _plain(value: Any) -> Any:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import ray
 import ray.train
@@ -40,43 +43,63 @@ class Prepared:
     tracking_uri: str
 
 
-def launch(run: Run, console: Console) -> None:
+@dataclass(frozen=True)
+class Started:
+    """A run whose cluster and tracking stand.
+
+    Attributes:
+        marks: (name, time) of what has been passed so far.
+    """
+
+    prepared: Prepared
+    tracking_run: str
+    scaling: ray.train.ScalingConfig
+    marks: tuple[tuple[str, float], ...]
+
+
+def launch(run: Run, console: Console, began: float) -> None:
     """Train a run to its end, and say where everything is.
+
+    Args:
+        began: when the user's command did, in seconds since the epoch.
 
     Raises:
         ConfigError: the user's mistake; nothing has been started.
         RunError: the run diverged, or its replicas died more often than it allows.
     """
-    began = time.time()
+    with started(run, console, began) as at:
+        name = Path(at.prepared.folder).name
+        console.print(f"{name}: {_introduction(at.prepared, at.scaling)}", highlight=False, soft_wrap=True)
+        board = new_board()
+        with Display(board, run.steps, console, at.marks):
+            result = fit(at, replica_main, board)
+        if isinstance(result.return_value, Diverged):
+            raise RunError(f"{result.return_value}; the last good checkpoint is {_where(result.checkpoint)}")
+        summary = _finish(at.prepared, at.tracking_run, result)
+    console.print(f"done: {run.steps:,} steps in {duration(time.time() - began)}", highlight=False)
+    for title, where in summary.items():
+        console.print(f"  {title:<12}{where}", highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def started(run: Run, console: Console, began: float) -> Iterator[Started]:
+    """A run's cluster and tracking, started; and ended, well or badly."""
+    imported = time.time()
     prepared = _prepare(run, console)
+    found = time.time()
     with ThreadPoolExecutor(1) as pool:  # Both take seconds, and neither needs the other.
         starting = pool.submit(_start_tracking, prepared)
         cluster.connect(run.cluster)  # Here: a local Ray dies with the thread that starts it.
         tracking_run = starting.result()
+    marks = ("begin", began), ("imports", imported), ("data", found), ("Ray and MLflow", time.time())
     try:
-        scaling = cluster.scaling(run)
-        console.print(
-            f"{Path(prepared.folder).name}: {_introduction(prepared, scaling)}", highlight=False, soft_wrap=True
-        )
-        board = new_board()
-        with Display(board, run.steps, console) as display:
-            result = _fit(prepared, scaling, tracking_run, board)
-        if isinstance(result.return_value, Diverged):
-            raise RunError(f"{result.return_value}; the last good checkpoint is {_where(result.checkpoint)}")
-        summary = _finish(prepared, tracking_run, result)
+        yield Started(prepared, tracking_run, cluster.scaling(run), marks)
     except BaseException as error:
         status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
         tracking.finish_run(prepared.tracking_uri, tracking_run, status, {"error": str(error)[:5000]})
         raise
     finally:
         ray.shutdown()
-    first = display.first_step_at
-    console.print(
-        f"done: {run.steps:,} steps in {duration(time.time() - began)}"
-        + (f", the first after {duration(first - began)}" if first else "")
-    )
-    for title, where in summary.items():
-        console.print(f"  {title:<12}{where}", highlight=False, soft_wrap=True)
 
 
 def _prepare(run: Run, console: Console) -> Prepared:
@@ -122,13 +145,14 @@ def _introduction(prepared: Prepared, scaling: ray.train.ScalingConfig) -> str:
     return f"{run.steps:,} steps of {run.batch.size} images, {manifest.rows:,} of {shape}, on {replicas} of {device}"
 
 
-def _fit(prepared: Prepared, scaling: ray.train.ScalingConfig, tracking_run: str, board: object) -> ray.train.Result:
-    run, folder = prepared.run, Path(prepared.folder)
-    job = Job(dump(run), prepared.data, prepared.folder, prepared.tracking_uri, tracking_run, board)
+def fit(at: Started, main: Callable[[Job], Any], board: Any) -> ray.train.Result:
+    """Run `main` on every replica. Raises RunError if they fail for good."""
+    prepared, run, folder = at.prepared, at.prepared.run, Path(at.prepared.folder)
+    job = Job(dump(run), prepared.data, prepared.folder, prepared.tracking_uri, at.tracking_run, board)
     trainer = TorchTrainer(
-        replica_main,
+        main,
         train_loop_config=job,
-        scaling_config=scaling,
+        scaling_config=at.scaling,
         run_config=ray.train.RunConfig(
             name=folder.name,
             storage_path=prepared.folder.removesuffix(f"/{folder.name}"),

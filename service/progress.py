@@ -5,8 +5,9 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import ray
@@ -24,7 +25,8 @@ class Posted:
     metrics: dict[str, float] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     attempts: int = 0
-    first_step_seconds: float | None = None
+    ready_at: float = 0.0
+    first_step_at: float | None = None
 
 
 class Board:
@@ -35,9 +37,11 @@ class Board:
 
     def start(self, step: int) -> None:
         self._posted.attempts += 1
+        self._posted.ready_at = self._posted.ready_at or time.time()
         self._posted.step = self._posted.started_at_step = step
 
     def post(self, step: int, metrics: Mapping[str, float] | None = None) -> None:
+        self._posted.first_step_at = self._posted.first_step_at or time.time()
         self._posted.step = step
         if metrics is not None:
             self._posted.metrics = dict(metrics)
@@ -60,15 +64,15 @@ class Display:
     Args:
         board: from `new_board`.
         steps: of the run.
+        marks: (name, time) of what came before, for the account of the first step.
     """
 
-    def __init__(self, board: Any, steps: int, console: Console) -> None:
-        self._board, self._steps, self._console = board, steps, console
+    def __init__(self, board: Any, steps: int, console: Console, marks: Sequence[tuple[str, float]]) -> None:
+        self._board, self._steps, self._console, self._marks = board, steps, console, marks
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True, name="progress")
         self._warned = 0
-        self.posted = Posted()
-        self.first_step_at: float | None = None
+        self._accounted = False
 
     def __enter__(self) -> Display:
         self._thread.start()
@@ -85,25 +89,30 @@ class Display:
         with Live(console=self._console, refresh_per_second=4, transient=True) as live:
             self._watch(lambda text: live.update(Text(text, overflow="ellipsis", no_wrap=True)), 0.25)
 
-    def _watch(self, show: Any, seconds: float) -> None:
-        shown, began = -1, 0.0
-        next_show = 0.0
+    def _watch(self, show: Callable[[str], object], seconds: float) -> None:
+        shown, next_show = 0, 0.0
         while not self._stop.wait(0.1):
             try:
-                self.posted = ray.get(self._board.read.remote(), timeout=5)
+                posted = ray.get(self._board.read.remote(), timeout=5)
             except ray.exceptions.RayError:
                 continue
-            for warning in self.posted.warnings[self._warned :]:
+            for warning in posted.warnings[self._warned :]:
                 self._console.print(f"warning: {warning}", style="yellow", highlight=False, soft_wrap=True)
-            self._warned = len(self.posted.warnings)
-            step = self.posted.step
-            if step > self.posted.started_at_step and self.first_step_at is None:
-                self.first_step_at = time.time()
-            if step and step != shown and time.monotonic() >= next_show:
-                began = began or time.monotonic()
-                next_show = time.monotonic() + seconds
-                shown = step
-                show(line(self.posted, self._steps))
+            self._warned = len(posted.warnings)
+            self._account(posted)
+            if posted.step != shown and time.monotonic() >= next_show:
+                shown, next_show = posted.step, time.monotonic() + seconds
+                show(line(posted, self._steps))
+
+    def _account(self, posted: Posted) -> None:
+        """Say once how long the first step took to come, and what for."""
+        if self._accounted or posted.first_step_at is None:
+            return
+        self._accounted = True
+        marks = [*self._marks, ("replicas", posted.ready_at), ("step", posted.first_step_at)]
+        parts = [f"{name} {at - before:.1f}" for (_, before), (name, at) in pairwise(marks)]
+        total = posted.first_step_at - marks[0][1]
+        self._console.print(f"first step after {total:.1f} s: {', '.join(parts)}", highlight=False, soft_wrap=True)
 
 
 def line(posted: Posted, steps: int) -> str:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+_BEGAN = time.time()
 # Run as a script, this file's folder is the first place that modules are looked for, instead of the project's.
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
@@ -44,7 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit code: 2 for the user's mistakes, 1 for a run that failed."""
     recipe, overrides, dry_run = _parse(arguments)
     from service.components import ConfigError
-    from service.config import dump, load
+    from service.config import dump
+    from service.recipe import load
 
     try:
         run = load(recipe, overrides)
@@ -57,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from service.progress import console
 
         try:
-            launch(run, console())
+            launch(run, console(), _BEGAN)
         except RunError as error:
             print(f"error: {error}", file=sys.stderr)
             return FAILURE

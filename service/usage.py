@@ -9,9 +9,10 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from service.components import Component, find, names
-from service.config import DEFAULT_RECIPE, Run, recipes
+from service.config import Run
 from service.networks import Network
 from service.objectives import Objective
+from service.recipe import DEFAULT_RECIPE, recipes
 from service.schemes import Scheme
 from service.tasks import Task
 

@@ -45,18 +45,23 @@ class Job:
 
 def replica_main(job: Job) -> Diverged | None:
     """Train as one of the replicas that Ray has started. Returns where the run diverged, if it did."""
-    run = from_tree(job.run)
-    device = ray.train.torch.get_device()
-    if device.type == "cpu":
-        torch.set_num_threads(max(1, int(os.environ.get("OMP_NUM_THREADS", "1"))))
-    accelerator = TorchDistributed(device)
-    loader = Loader(Location.of(job.data), run.batch.size, run.seed, accelerator.rank, accelerator.world_size)
-    replica = Replica(run, accelerator, loader)
+    run, accelerator, replica = set_up(job)
     start = _restore(replica)
-    outputs = _Outputs(run, job, chief=accelerator.rank == 0, start=start)
+    outputs = RayOutputs(run, job, chief=accelerator.rank == 0, start=start)
     diverged = train(run, accelerator, replica, outputs, start)
     outputs.close()
     return diverged
+
+
+def set_up(job: Job) -> tuple[Run, TorchDistributed, Replica]:
+    """The run, and this process's part of it."""
+    run = from_tree(job.run)
+    device = ray.train.torch.get_device()
+    if device.type == "cpu":  # Ray says by this variable how many of the machine's CPUs are this replica's.
+        torch.set_num_threads(max(1, int(os.environ.get("OMP_NUM_THREADS", "1"))))
+    accelerator = TorchDistributed(device)
+    loader = Loader(Location.of(job.data), run.batch.size, run.seed, accelerator.rank, accelerator.world_size)
+    return run, accelerator, Replica(run, accelerator, loader)
 
 
 def _restore(replica: Replica) -> int:
@@ -70,7 +75,7 @@ def _restore(replica: Replica) -> int:
     return state.step
 
 
-class _Outputs:
+class RayOutputs:
     """The loop's outputs: Ray for checkpoints, the board for the person, MLflow for the record."""
 
     def __init__(self, run: Run, job: Job, chief: bool, start: int) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -78,8 +80,10 @@ def ray_cluster() -> Iterator[tuple[str, str]]:
     ray = Path(sys.executable).with_name("ray")
     # The dashboard is what `ray job submit` talks to. Commands of this test run are not the cluster's business.
     start = [str(ray), "start", "--head", "--num-cpus=4", f"--port={port}", f"--dashboard-port={dashboard}"]
+    # Its notes on a running cluster are not to be found by, or mixed up with, this user's own.
+    temporary = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
     cluster = subprocess.Popen(
-        [*start, "--block", "--disable-usage-stats"],
+        [*start, "--block", "--disable-usage-stats", f"--temp-dir={temporary}"],
         env={**os.environ, **RAY_ENVIRONMENT},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -96,6 +100,7 @@ def ray_cluster() -> Iterator[tuple[str, str]]:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
     cluster.wait(30)
+    shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _answers(port: int) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as multiprocessing
+from torch.multiprocessing.spawn import spawn
 
 
 def run_replicas(count: int, function: Callable[..., Any], *arguments: Any) -> Any:
@@ -21,7 +21,7 @@ def run_replicas(count: int, function: Callable[..., Any], *arguments: Any) -> A
     if count == 1:
         return function(0, 1, *arguments)
     with tempfile.TemporaryDirectory() as folder:
-        multiprocessing.spawn(_main, (count, folder, function, arguments), nprocs=count)  # type: ignore[no-untyped-call]
+        spawn(_main, (count, folder, function, arguments), nprocs=count)
         return torch.load(Path(folder, "result"), weights_only=False)
 
 

@@ -30,8 +30,9 @@ def test_upsample_conv_is_upsampling_then_convolution(size: int) -> None:
     expected = F.conv2d(enlarged, layer.weight, layer.bias, padding=1)
     torch.testing.assert_close(layer(x), expected, rtol=1e-12, atol=1e-12)
     upstream = torch.randn_like(expected)
-    ours = torch.autograd.grad(layer(x), [x, layer.weight, layer.bias], upstream)
-    theirs = torch.autograd.grad(expected, [x, layer.weight, layer.bias], upstream)
+    inputs = [x, *layer.parameters()]
+    ours = torch.autograd.grad(layer(x), inputs, upstream)
+    theirs = torch.autograd.grad(expected, inputs, upstream)
     for mine, other in zip(ours, theirs, strict=True):
         torch.testing.assert_close(mine, other, rtol=1e-11, atol=1e-12)
 

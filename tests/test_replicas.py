@@ -12,7 +12,8 @@ from pipelines.loader import Loader
 from pipelines.storage import Location
 from service import checkpoints
 from service.accelerators.torch_distributed import TorchDistributed
-from service.config import Run, load
+from service.config import Run
+from service.recipe import load
 from service.replica import Replica
 from tests.processes import run_replicas
 

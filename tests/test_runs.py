@@ -18,7 +18,7 @@ from torch import Tensor
 
 from pipelines.storage import Location
 from service import best, checkpoints
-from service.config import load
+from service.recipe import load
 from tests.conftest import RAY_ENVIRONMENT, ROOT, free_port, train, train_command
 from tests.test_replicas import TINY, distance
 

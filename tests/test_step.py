@@ -1,7 +1,7 @@
 """The joint step against the author's loop, written out: three passes, plain batch norm, a few lines a balance."""
 
 import copy
-from typing import Any
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -18,6 +18,7 @@ from service.schemes import Adam, Parts
 from service.schemes.joint import Joint
 from service.tasks.unconditional import Unconditional
 
+Hold = Callable[[Tensor], Tensor]
 SIZE, IMAGE = 16, ImageShape(1, 16, 16)
 NETWORK = DCGAN(latent_dim=6, generator_channels=8, critic_channels=4, critic_stages=3, dropout=0.0)
 
@@ -26,24 +27,24 @@ def bce(probability: Tensor, target: float) -> Tensor:
     return F.binary_cross_entropy(probability, torch.full_like(probability, target))
 
 
-def paper_gpu(on_fake: Tensor, on_real: Tensor, on_last: Tensor, hold: Any) -> Tensor:
+def paper_gpu(on_fake: Tensor, on_real: Tensor, on_last: Tensor, hold: Hold) -> Tensor:
     gen, real, fake = bce(on_fake, 1), bce(on_real, 1), bce(on_last, 0)
     return (real + 0.1 * hold(gen) * gen + 0.9 * hold(fake) * fake) / 2
 
 
-def paper_tpu(on_fake: Tensor, on_real: Tensor, on_last: Tensor, hold: Any) -> Tensor:
+def paper_tpu(on_fake: Tensor, on_real: Tensor, on_last: Tensor, hold: Hold) -> Tensor:
     gen, real, fake = bce(on_fake, 1), bce(on_real, 1), bce(on_last, 0)
     v_g, v_r, v_f = hold(gen), hold(real), hold(fake)
     v_sum = v_g + v_r + v_f
     return real * v_r / v_sum + gen * v_g / v_sum + fake * v_f / v_sum
 
 
-def notebook_gpu(on_fake: Tensor, on_real: Tensor, on_last: Tensor, hold: Any) -> Tensor:
+def notebook_gpu(on_fake: Tensor, on_real: Tensor, on_last: Tensor, hold: Hold) -> Tensor:
     v_g, v_f = hold(1 - on_fake.mean()), hold(on_last.mean())
     return (bce(on_real, 1) + v_g * bce(on_fake, 1) * 0.1 + v_f * bce(on_last, 0) * 0.9) / 2
 
 
-def notebook_tpu(on_fake: Tensor, on_real: Tensor, on_last: Tensor, hold: Any) -> Tensor:
+def notebook_tpu(on_fake: Tensor, on_real: Tensor, on_last: Tensor, hold: Hold) -> Tensor:
     v_g, v_r, v_f = hold(1 - on_fake.mean()), hold(1 - on_real.mean()), hold(on_last.mean())
     v_sum = v_g + v_r + v_f
     return bce(on_real, 1) * v_r / v_sum + bce(on_fake, 1) * v_g / v_sum + bce(on_last, 0) * v_f / v_sum
@@ -81,7 +82,7 @@ def parts_of(shards: int) -> Parts:
 
 
 def gradients(*modules: nn.Module) -> dict[str, Tensor]:
-    found = {}
+    found: dict[str, Tensor] = {}
     for module in modules:
         for name, parameter in module.named_parameters():
             assert parameter.grad is not None
@@ -115,24 +116,23 @@ def test_two_steps_equal_the_authors_loop(balance: str, form: str, gradient: str
         for shard in range(shards):
             part = slice(shard * each, (shard + 1) * each)
             fake = generator(latents[part])
-            views = [torch.sigmoid(critic(shown)) for shown in (fake, images(step)[part], last[part])]
-            loss = FORMULAS[balance, form](*views, hold)
-            loss.backward()  # type: ignore[no-untyped-call]
+            on_fake, on_real, on_last = (torch.sigmoid(critic(x)) for x in (fake, images(step)[part], last[part]))
+            loss = FORMULAS[balance, form](on_fake, on_real, on_last, hold)
+            loss.backward()
             total += loss.item()
             fakes[part] = fake.detach()
         last = fakes
         ours, theirs = gradients(parts.generator, parts.critic), gradients(generator, critic)
         for (name, mine), expected in zip(ours.items(), theirs.values(), strict=True):
-            torch.testing.assert_close(
-                mine, expected, rtol=1e-9, atol=1e-13, msg=lambda text, name=name: f"{name} {text}"
-            )
+            torch.testing.assert_close(mine, expected, rtol=1e-9, atol=1e-13, msg=name)
         assert metrics["loss/joint"].item() == pytest.approx(total, rel=1e-12)
         torch.testing.assert_close(stepper.fakes, last, rtol=1e-10, atol=1e-12)
         optimizer.step()
 
 
 def test_the_generator_term_can_be_kept_from_the_critic() -> None:
-    kept, reaching = ({}, {})
+    kept: dict[str, dict[str, Tensor]] = {}
+    reaching: dict[str, dict[str, Tensor]] = {}
     for reaches, found in ((False, kept), (True, reaching)):
         parts = parts_of(1)
         scheme = Joint.model_validate({"balance": "fixed", "generator_trains_critic": reaches})

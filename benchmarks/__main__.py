@@ -1,0 +1,22 @@
+"""``python -m benchmarks [step weights startup]``: runs the benchmarks, all of them by default."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from benchmarks import startup, step, weights
+
+ALL = {"step": step.main, "weights": weights.main, "startup": startup.main}
+
+if __name__ == "__main__":
+    chosen = sys.argv[1:] or list(ALL)
+    unknown = [name for name in chosen if name not in ALL]
+    if unknown:
+        print(f"error: no benchmark {unknown[0]!r}; known: {', '.join(ALL)}", file=sys.stderr)
+        sys.exit(2)
+    for name in chosen:
+        began = time.time()
+        print(f"== {name}", flush=True)
+        ALL[name]()
+        print(f"   ({time.time() - began:.0f} s)", flush=True)

@@ -1,0 +1,115 @@
+"""A recipe and what overrides it -> a run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from importlib import resources
+from typing import Any
+
+import yaml
+
+from pipelines.storage import Location
+from service.components import ConfigError, nearest
+from service.config import CIRCUMSTANCES, Run, dump, flatten, from_tree
+
+DEFAULT_RECIPE = "digits"
+
+
+def recipes() -> dict[str, str]:
+    """Every recipe's name, and its first comment line."""
+    folder = resources.files("service") / "recipes"
+    files = sorted((file for file in folder.iterdir() if file.name.endswith(".yaml")), key=lambda file: file.name)
+    return {file.name.removesuffix(".yaml"): file.read_text().splitlines()[0].lstrip("# ") for file in files}
+
+
+def load(recipe: str | None, overrides: Sequence[str] = ()) -> Run:
+    """The run that a recipe and ``key=value`` overrides ask for; with ``resume=RUN``, that run's own.
+
+    Raises:
+        ConfigError: unknown recipe, key or value; parts that cannot be combined.
+    """
+    given = dict(_split(override) for override in overrides)
+    storage = given.get("storage", Run.model_fields["storage"].default)
+    stored = _stored(given["resume"], storage) if given.get("resume") else None
+    # Overrides go on top of a resolved run, so that an option of a part the recipe does not mention can be set.
+    tree = dump(stored or _recipe(recipe or DEFAULT_RECIPE))
+    for path, value in given.items():
+        _apply(tree, path, value)
+    run = from_tree(tree)
+    check(run)
+    if stored:
+        _check_same(run, stored, recipe)
+    return run
+
+
+def _check_same(run: Run, stored: Run, recipe: str | None) -> None:
+    """Raise ConfigError if `run` would not be the continuation of `stored`."""
+    before = dict(flatten(dump(stored)))
+    changed = [
+        key
+        for key, value in flatten(dump(run))
+        if before.get(key) != value and key.partition(".")[0] not in CIRCUMSTANCES
+    ]
+    if recipe not in (None, stored.recipe):
+        changed.append(f"recipe {recipe}")
+    if changed:
+        raise ConfigError(
+            f"resume: {run.resume} is a run of {stored.recipe}; {', '.join(changed)} would make it another one"
+        )
+
+
+def _recipe(name: str) -> Run:
+    known = recipes()
+    if name not in known:
+        raise ConfigError(f"recipe: there is no {name!r}; {nearest(name, known)} (--help lists them)")
+    text = (resources.files("service") / "recipes" / f"{name}.yaml").read_text()
+    return from_tree({"recipe": name, **yaml.safe_load(text)})
+
+
+def _stored(name: str, storage: str) -> Run:
+    """The configuration with which a run was started."""
+    file = Location.of(storage) / str(name) / "run.json"
+    try:
+        return from_tree(json.loads(file.read()))
+    except FileNotFoundError:
+        raise ConfigError(f"resume: there is no run {name!r} in {storage} ({file} is missing)") from None
+
+
+def check(run: Run) -> None:
+    """Raise ConfigError, with the reason, if the parts cannot be combined."""
+    try:
+        run.task.check(run.network, run.image)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    if run.batch.size % run.batch.shards:
+        raise ConfigError(f"batch.shards: {run.batch.shards} does not divide batch.size, {run.batch.size}")
+    if run.replicas > run.batch.size:
+        raise ConfigError(f"replicas: {run.replicas} replicas cannot share a batch of {run.batch.size}")
+    if run.cluster.min_replicas and run.cluster.min_replicas > run.replicas:
+        raise ConfigError(f"cluster.min_replicas: {run.cluster.min_replicas} is more than replicas={run.replicas}")
+
+
+def _split(override: str) -> tuple[str, Any]:
+    """``key=value`` -> the key, and the value as YAML."""
+    path, found, text = override.partition("=")
+    if not found or not path:
+        raise ConfigError(f"{override!r}: overrides are written key=value")
+    try:
+        return path, yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: {text!r} is no YAML value") from error
+
+
+def _apply(tree: dict[str, Any], path: str, value: Any) -> None:
+    """Put a value into nested mappings; a part that is given by name alone gains its options."""
+    *parents, last = path.split(".")
+    place = tree
+    for parent in parents:
+        inner = place.get(parent, {})
+        if isinstance(inner, str):
+            inner = {"name": inner}
+        elif not isinstance(inner, dict):
+            raise ConfigError(f"{path}: {parent!r} has no options")
+        place[parent] = place = inner
+    place[last] = value

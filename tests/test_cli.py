@@ -1,0 +1,64 @@
+"""What a person meets on the command line before anything trains."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from service.config import dump, from_tree
+from service.recipe import load, recipes
+from tests.conftest import free_port, train
+
+
+def test_help_lists_every_recipe_and_option_with_its_default() -> None:
+    code, out, _ = train("--help")
+    assert code == 0
+    for recipe in recipes():
+        assert f"  {recipe} " in out
+    run = dump(load("digits"))
+    for key in ("seed=0", "batch.size=64", "optimizer.learning_rate=0.0002", "scheme.balance=validity", "replicas=1"):
+        assert f"  {key}" in out
+    assert set(run) - {"recipe", "data", "batch", "optimizer", "logging", "checkpoints", "cluster", "tracking"} <= {
+        line.strip().partition("=")[0].partition(" ")[0] for line in out.splitlines()
+    }
+
+
+def test_dry_run_prints_a_configuration_that_gives_the_same_run() -> None:
+    code, out, _ = train("self-dcgan-mnist-tpu", "seed=3", "scheme.balance=validity", "--dry-run")
+    assert code == 0
+    run = from_tree(yaml.safe_load(out))
+    assert run == load("self-dcgan-mnist-tpu", ["seed=3", "scheme.balance=validity"])
+    assert (run.seed, run.batch.shards) == (3, 8)
+
+
+MISTAKES = [
+    (["digit"], "recipe: there is no 'digit'; did you mean 'digits'?"),
+    (["digits", "stepps=1"], "stepps: no such key; did you mean 'steps'?"),
+    (["digits", "optimizer.lr=1"], "optimizer.lr: no such key; known: betas, eps, learning_rate"),
+    (["digits", "balance=loss"], "balance: no such key; did you mean 'scheme.balance'?"),
+    (["digits", "scheme=jont"], "schemes: unknown name 'jont'; did you mean 'joint'?"),
+    (["digits", "scheme=alternating", "scheme.balance=loss"], "scheme.balance: no such key"),
+    (["digits", "steps=many"], "steps: 'many' is not valid"),
+    (["digits", "batch.shards=7"], "batch.shards: 7 does not divide batch.size, 64"),
+    (["digits", "data.transform.size=28"], "network dcgan needs sides that 8 divides, not 28x28"),
+    (["digits", "steps"], "'steps': overrides are written key=value"),
+    (["digits", "data.source=idx"], "data.source.uri: a value is missing"),
+    (["digits", "batch.size=2", "replicas=3"], "replicas: 3 replicas cannot share a batch of 2"),
+    (["resume=nothing"], "resume: there is no run 'nothing' in"),
+    (["self-gan-mnist", "data.source.uri=/nowhere"], "data.source.uri: '/nowhere' does not exist"),
+    (["digits", f"tracking.uri=http://127.0.0.1:{free_port()}"], "tracking.uri: no MLflow server answers at"),
+    (["digits", "storage=gs3://bucket"], "gs3://bucket"),
+]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"), MISTAKES, ids=lambda value: " ".join(value) if isinstance(value, list) else ""
+)
+def test_a_mistake_is_one_line_and_exit_code_2(words: list[str], says: str, tmp_path: Path) -> None:
+    storage = [] if any(word.startswith("storage=") for word in words) else [f"storage={tmp_path / 'runs'}"]
+    code, out, err = train(*words, *storage)
+    assert code == 2, err
+    assert err.count("\n") == 1, err
+    assert says in err
+    assert out == ""
+    assert not list(tmp_path.glob("runs/digits*")), "a refused run leaves nothing behind"
