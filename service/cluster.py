@@ -12,11 +12,9 @@ import ray
 import ray.train
 
 from service.components import ConfigError
-from service.config import Cluster, Run
+from service.config import Cluster, Run, in_submitted_job
 
 _ROOT = Path(__file__).resolve().parent.parent
-#: Ray sets this in the entry point of a submitted job, whose code the cluster already has.
-_IN_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 _KNOCK_SECONDS = 5.0
 #: The tracker tries again by itself, and keeps count of the time.
 _WORKER_ENVIRONMENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "15"}
@@ -33,7 +31,7 @@ def connect(cluster: Cluster) -> None:
     named = asked or _running()
     if named and named != "local":
         joining: dict[str, Any] = {"env_vars": _WORKER_ENVIRONMENT}
-        if _IN_JOB not in os.environ:
+        if not in_submitted_job():  # Such a job's code the cluster has already.
             joining["working_dir"] = str(_ROOT)
         try:
             _knock(named)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
@@ -126,6 +128,21 @@ class Run(_Options):
 CIRCUMSTANCES = frozenset(
     ["recipe", "steps", "logging", "checkpoints", "replicas", "cluster", "tracking", "storage", "name", "resume"]
 )
+
+
+def in_submitted_job() -> bool:
+    """Whether this is the entry point of a job that was submitted to a Ray cluster."""
+    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+
+
+def storage_root(storage: str) -> str:
+    """The folder or URI of everything runs write, absolute.
+
+    A submitted job works in a copy of the project that Ray throws away; relative paths start at home there.
+    """
+    if "://" in storage:
+        return storage.rstrip("/")
+    return str((Path.home() if in_submitted_job() else Path.cwd()) / Path(storage).expanduser())
 
 
 def from_tree(tree: Mapping[str, Any]) -> Run:

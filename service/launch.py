@@ -20,7 +20,7 @@ from pipelines.shards import Manifest
 from pipelines.storage import Location
 from service import best, checkpoints, cluster, registry, tracking
 from service.components import ConfigError
-from service.config import Run, dump, flatten
+from service.config import Run, dump, flatten, storage_root
 from service.datasets import prepare
 from service.divergence import Diverged
 from service.pictures import curves
@@ -93,7 +93,10 @@ def started(run: Run, console: Console, began: float) -> Iterator[Started]:
         tracking_run = starting.result()
     marks = ("begin", began), ("imports", imported), ("data", found), ("Ray and MLflow", time.time())
     try:
-        yield Started(prepared, tracking_run, cluster.scaling(run), marks)
+        scaling = cluster.scaling(run)
+        described = {**dump(run), "name": Path(prepared.folder).name, "resume": None}
+        (Location.of(prepared.folder) / "run.json").write(json.dumps(described, indent=2).encode())
+        yield Started(prepared, tracking_run, scaling, marks)
     except BaseException as error:
         status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
         tracking.finish_run(prepared.tracking_uri, tracking_run, status, {"error": str(error)[:5000]})
@@ -103,9 +106,8 @@ def started(run: Run, console: Console, began: float) -> Iterator[Started]:
 
 
 def _prepare(run: Run, console: Console) -> Prepared:
-    storage = Location.of(run.storage)
-    root = storage.path if storage.is_local else run.storage.rstrip("/")
-    if run.tracking.uri is None and not storage.is_local:
+    root = storage_root(run.storage)
+    if run.tracking.uri is None and not Location.of(root).is_local:
         raise ConfigError(f"tracking.uri: is needed when storage is remote ({run.storage})")
     uri = run.tracking.uri or f"sqlite:///{root}/mlflow.db"
     tracking.check_reachable(uri)
@@ -114,8 +116,6 @@ def _prepare(run: Run, console: Console) -> Prepared:
     folder = f"{root}/{name}"
     if run.resume is None and Location.of(folder).exists():
         raise ConfigError(f"name: {folder} is there already; resume={name} continues it")
-    described = {**dump(run), "name": name, "resume": None}
-    (Location.of(folder) / "run.json").write(json.dumps(described, indent=2).encode())
     return Prepared(run, folder, data, manifest, uri)
 
 

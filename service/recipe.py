@@ -11,7 +11,7 @@ import yaml
 
 from pipelines.storage import Location
 from service.components import ConfigError, nearest
-from service.config import CIRCUMSTANCES, Run, dump, flatten, from_tree
+from service.config import CIRCUMSTANCES, Run, dump, flatten, from_tree, storage_root
 
 DEFAULT_RECIPE = "digits"
 
@@ -69,7 +69,7 @@ def _recipe(name: str) -> Run:
 
 def _stored(name: str, storage: str) -> Run:
     """The configuration with which a run was started."""
-    file = Location.of(storage) / str(name) / "run.json"
+    file = Location.of(storage_root(storage)) / str(name) / "run.json"
     try:
         return from_tree(json.loads(file.read()))
     except FileNotFoundError:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from service.config import dump, from_tree
+from service.config import dump, from_tree, storage_root
 from service.recipe import load, recipes
 from tests.conftest import free_port, train
 
@@ -62,3 +62,12 @@ def test_a_mistake_is_one_line_and_exit_code_2(words: list[str], says: str, tmp_
     assert says in err
     assert out == ""
     assert not list(tmp_path.glob("runs/digits*")), "a refused run leaves nothing behind"
+
+
+def test_a_submitted_job_writes_where_ray_does_not_clean_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert storage_root("runs") == str(tmp_path / "runs")
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    assert storage_root("runs") == str(Path.home() / "runs")
+    assert storage_root("/data/runs") == "/data/runs"
+    assert storage_root("s3://bucket/runs/") == "s3://bucket/runs"

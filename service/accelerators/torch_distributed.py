@@ -18,6 +18,8 @@ class TorchDistributed:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
+        if device.type == "cuda":  # cuDNN may else choose sums whose order changes from run to run.
+            torch.backends.cudnn.deterministic = True
         several = dist.is_initialized() and dist.get_world_size() > 1
         self.collective: Collective = ProcessGroup() if several else OneReplica()
         self.rank = dist.get_rank() if several else 0
