@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from service.datasets import prepare
 from service.divergence import Diverged
 from service.pictures import curves
 from service.progress import Display, duration, new_board
+from service.tracking import TrackingError
 from service.worker import Job, local_folder, replica_main
 
 
@@ -99,7 +100,8 @@ def started(run: Run, console: Console, began: float) -> Iterator[Started]:
         yield Started(prepared, tracking_run, scaling, marks)
     except BaseException as error:
         status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
-        tracking.finish_run(prepared.tracking_uri, tracking_run, status, {"error": str(error)[:5000]})
+        with suppress(TrackingError):  # What went wrong first is what the user has to hear of.
+            tracking.finish_run(prepared.tracking_uri, tracking_run, status, {"error": str(error)[:5000]})
         raise
     finally:
         ray.shutdown()
@@ -186,11 +188,16 @@ def _finish(prepared: Prepared, tracking_run: str, result: ray.train.Result) -> 
     assert result.checkpoint is not None
     with result.checkpoint.as_directory() as path:
         state = checkpoints.load(Path(path))
-    model = registry.register(run, state, uri, tracking_run)
-    folder.mkdir(parents=True, exist_ok=True)
-    curves(tracking.history(uri, tracking_run), folder / "curves.png")
-    tracking.log_file(uri, tracking_run, folder / "curves.png")
-    tracking.finish_run(uri, tracking_run, "FINISHED", {"model": model})
+    try:
+        model = registry.register(run, state, uri, tracking_run)
+        folder.mkdir(parents=True, exist_ok=True)
+        curves(tracking.history(uri, tracking_run), folder / "curves.png")
+        tracking.log_file(uri, tracking_run, folder / "curves.png")
+        tracking.finish_run(uri, tracking_run, "FINISHED", {"model": model})
+    except TrackingError as error:
+        reason = str(error).splitlines()[0]
+        name = Path(prepared.folder).name
+        raise RunError(f"trained, but MLflow at {uri} fails ({reason}); resume={name} registers the model") from error
     kept = best.read(Location.of(prepared.folder))
     ui = f"mlflow ui --backend-store-uri {uri}" if uri.startswith("sqlite") else uri
     samples = sorted((folder / "samples").glob("*.png"))

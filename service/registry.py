@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 
 from service.checkpoints import State, network_weights
 from service.config import Run, dump
+from service.tracking import failing_clearly
 
 _REQUIREMENTS = ("torch", "numpy", "pydantic", "safetensors", "mlflow")
 
@@ -50,7 +51,7 @@ def register(run: Run, state: State, uri: str, run_id: str) -> str:
         description.write_text(
             json.dumps({"network": described["network"], "task": described["task"], "image": list(image)})
         )
-        with _quiet(), mlflow.start_run(run_id=run_id):
+        with _quiet(), failing_clearly(), mlflow.start_run(run_id=run_id):
             info = mlflow.pyfunc.log_model(
                 name="generator",
                 python_model=str(Path(__file__).with_name("packaged_model.py")),

@@ -11,7 +11,8 @@ import itertools
 import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -32,6 +33,21 @@ _ENTRIES_PER_REQUEST = 40  # of up to 25 numbers: MLflow takes 1,000
 _PARAMETER_LENGTH = 6000
 #: These will not get better by trying again.
 _PERMANENT = frozenset({"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "PERMISSION_DENIED", "UNAUTHENTICATED"})
+
+
+class TrackingError(RuntimeError):
+    """The tracking server fails, or cannot be reached."""
+
+
+@contextmanager
+def failing_clearly() -> Iterator[None]:
+    """Within, what MLflow raises becomes a TrackingError."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except (MlflowException, requests.RequestException) as error:
+        raise TrackingError(str(error)) from error
 
 
 def check_reachable(uri: str, seconds: float = 5.0) -> None:
@@ -91,24 +107,27 @@ def start_run(
 def finish_run(uri: str, run_id: str, status: str, tags: Mapping[str, str] | None = None) -> None:
     """End a run as FINISHED, FAILED or KILLED."""
     server = client(uri)
-    for key, value in (tags or {}).items():
-        server.set_tag(run_id, key, value)
-    server.set_terminated(run_id, status)
+    with failing_clearly():
+        for key, value in (tags or {}).items():
+            server.set_tag(run_id, key, value)
+        server.set_terminated(run_id, status)
 
 
 def history(uri: str, run_id: str) -> list[tuple[int, dict[str, float]]]:
     """Everything a run has logged: (step, values by name), by step."""
     server = client(uri)
     steps: dict[int, dict[str, float]] = {}
-    for name in server.get_run(run_id).data.metrics:
-        for metric in server.get_metric_history(run_id, name):
-            steps.setdefault(metric.step, {})[name] = metric.value
+    with failing_clearly():
+        for name in server.get_run(run_id).data.metrics:
+            for metric in server.get_metric_history(run_id, name):
+                steps.setdefault(metric.step, {})[name] = metric.value
     return sorted(steps.items())
 
 
 def log_file(uri: str, run_id: str, file: Path) -> None:
     """Log a file as an artifact of the run."""
-    client(uri).log_artifact(run_id, str(file))
+    with failing_clearly():
+        client(uri).log_artifact(run_id, str(file))
 
 
 class Tracker:
@@ -193,6 +212,8 @@ class Tracker:
             server.set_tag(self._run_id, entry["tag"], entry["value"])
             return 1
         if "file" in entry:
+            if not Path(entry["file"]).exists():  # Another machine's, or deleted: there is nothing to deliver.
+                return 1
             server.log_artifact(self._run_id, entry["file"], entry["folder"])
             return 1
         entries = list(itertools.takewhile(lambda other: "metrics" in other, pending))[:_ENTRIES_PER_REQUEST]

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from service.components import ConfigError
 from service.config import dump, from_tree, storage_root
 from service.recipe import load, recipes
 from tests.conftest import free_port, train
@@ -71,3 +72,20 @@ def test_a_submitted_job_writes_where_ray_does_not_clean_up(monkeypatch: pytest.
     assert storage_root("runs") == str(Path.home() / "runs")
     assert storage_root("/data/runs") == "/data/runs"
     assert storage_root("s3://bucket/runs/") == "s3://bucket/runs"
+
+
+def test_a_part_from_outside_the_project_is_found_by_its_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "my_losses").mkdir()
+    (tmp_path / "my_losses" / "scaled.py").write_text(
+        "from service.objectives.bce import BinaryCrossEntropy\n"
+        "class Scaled(BinaryCrossEntropy):\n"
+        "    factor: float = 2.0\n"
+        "    def fake(self, logits):\n"
+        "        return self.factor * super().fake(logits)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    run = load("digits", ["objective=my_losses.scaled", "objective.factor=3"])
+    assert dump(run)["objective"] == {"name": "my_losses.scaled", "factor": 3.0}
+    assert from_tree(dump(run)) == run
+    with pytest.raises(ConfigError, match="no module 'my_losses"):
+        load("digits", ["objective=my_losses.other"])
