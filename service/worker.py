@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -82,6 +83,7 @@ class RayOutputs:
         self._run, self._job, self._chief = run, job, chief
         self._storage = ray.train.get_context().get_storage()
         self._next_post = 0.0
+        self._publishing = threading.Lock()
         if not chief:
             return
         job.board.start.remote(start)
@@ -128,7 +130,8 @@ class RayOutputs:
             target = Location(self._storage.storage_filesystem, f"{self._storage.experiment_fs_path}/{name}")
             target.copy_from(Location.of(checkpoint.path))
             if improves:
-                best.publish(Location.of(self._job.folder), candidate, Location.of(checkpoint.path))
+                with self._publishing:
+                    best.publish(Location.of(self._job.folder), candidate, Location.of(checkpoint.path))
             return ray.train.Checkpoint(target.path, target.filesystem)
 
         ray.train.report(
