@@ -12,6 +12,12 @@ from pyarrow import fs
 from service.components import ConfigError
 
 
+def join(uri: str, name: str) -> str:
+    """The URI or path of `name` in a folder; a URI's options, behind its question mark, stay behind."""
+    path, mark, options = uri.partition("?") if "://" in uri else (uri, "", "")
+    return f"{path.rstrip('/')}/{name}{mark}{options}"
+
+
 @dataclass(frozen=True)
 class Location:
     """A folder or file on some file system. Paths without a scheme are local."""

@@ -28,13 +28,8 @@ def read(run: Location) -> Best | None:
 
 
 def publish(run: Location, best: Best, checkpoint: Location) -> None:
-    """Copy `checkpoint`, then point to the copy, then drop the one before: a reader finds one at any time.
-
-    Nothing is done if a better one is there: uploads may end in another order than they began.
-    """
+    """Copy `checkpoint`, then point to the copy, then drop the one before: a reader finds one at any time."""
     before = read(run)
-    if before is not None and before.score <= best.score and before.step != best.step:
-        return
     target = run / best.folder
     target.copy_from(checkpoint)
     (run / _POINTER).write(best.model_dump_json().encode())

@@ -2,7 +2,7 @@
 
 ``networks.safetensors`` and ``rows.safetensors`` (state kept per row of the global batch, such as the
 previous step's images) hold tensors, ``optimizers.pt`` the optimizers' state, ``state.json`` the step and
-what the run was: it is written last. Order and noise are functions of (seed, step), and are not here.
+what the run was. Order and noise are functions of (seed, step), and are not here.
 """
 
 from __future__ import annotations

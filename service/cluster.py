@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,20 +67,33 @@ def scaling(run: Run) -> ray.train.ScalingConfig:
     Raises:
         ConfigError: the cluster cannot hold that many replicas.
     """
-    resources = ray.cluster_resources()
-    cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    cpus = [node.get("CPU", 0.0) for node in nodes]
+    gpus = sum(node.get("GPU", 0.0) for node in nodes)
     use_gpu = run.cluster.accelerator == "cuda" or (run.cluster.accelerator == "auto" and gpus > 0)
     least = run.cluster.min_replicas or run.replicas
-    share = run.cluster.cpus_per_replica or (1.0 if use_gpu else float(max(1, int(cpus // run.replicas))))
+    share = run.cluster.cpus_per_replica or (1.0 if use_gpu else even_share(cpus, run.replicas))
     if use_gpu and least > gpus:
         raise ConfigError(f"replicas: {least} replicas need a GPU each, the cluster has {gpus:g}")
-    if least * share > cpus:
+    if places(cpus, share) < least:
+        machines = " + ".join(f"{count:g}" for count in cpus)
         raise ConfigError(
-            f"replicas: {least} replicas with {share:g} CPUs each need {least * share:g}, the cluster has {cpus:g}; "
-            "ask for fewer, or set cluster.cpus_per_replica"
+            f"replicas: the cluster has {machines} CPUs, room for {places(cpus, share)} replicas with {share:g} each, "
+            f"not for {least}; ask for fewer, or set cluster.cpus_per_replica"
         )
     return ray.train.ScalingConfig(
         num_workers=(least, run.replicas) if run.cluster.min_replicas else run.replicas,
         use_gpu=use_gpu,
         resources_per_worker={"CPU": share, **({"GPU": 1} if use_gpu else {})},
     )
+
+
+def places(cpus: Sequence[float], share: float) -> int:
+    """How many replicas with `share` CPUs find room on machines with so many: none can span two of them."""
+    return sum(int(count / share + 1e-9) for count in cpus)
+
+
+def even_share(cpus: Sequence[float], replicas: int) -> float:
+    """The most whole CPUs that each of so many replicas can have; 1 if they cannot all have that."""
+    shares = (float(share) for share in range(int(max(cpus, default=0)), 0, -1) if places(cpus, share) >= replicas)
+    return next(shares, 1.0)

@@ -12,7 +12,7 @@ import difflib
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict
@@ -76,7 +76,7 @@ def resolve(package: str, value: Any, base: type[C]) -> C:
     """A component from what a recipe says of it: a name, or a mapping with ``name`` and its options."""
     if isinstance(value, base):
         return value
-    options = {"name": value} if isinstance(value, str) else dict(value)
-    if "name" not in options:
+    options = dict(value) if isinstance(value, Mapping) else {"name": value}
+    if not isinstance(options.get("name"), str):
         raise ConfigError(f"{package.rpartition('.')[2]}: a name is missing; known: {', '.join(names(package))}")
     return find(package, options.pop("name"), base)(**options)

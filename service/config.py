@@ -18,6 +18,7 @@ from pipelines.sources import Source
 from service.components import Component, ConfigError, name_of, nearest, resolve
 from service.networks import ImageShape, Network
 from service.objectives import Objective
+from service.randomness import MAX_STEPS
 from service.schemes import Adam, Scheme
 from service.tasks import Task
 
@@ -87,7 +88,7 @@ class Run(_Options):
 
     recipe: str = Field(description="the recipe's name")
     seed: int = Field(0, description="of initial weights, order and noise")
-    steps: int = Field(6000, ge=1, description="how many global batches to train on")
+    steps: int = Field(6000, ge=1, le=MAX_STEPS, description="how many global batches to train on")
     dtype: Literal["float32", "float64"] = Field("float32", description="of weights and arithmetic")
     batch: Batch = Batch()
     data: Data
@@ -140,6 +141,7 @@ def storage_root(storage: str) -> str:
 
     A submitted job works in a copy of the project that Ray throws away; relative paths start at home there.
     """
+    storage = storage.removeprefix("file://")
     if "://" in storage:
         return storage.rstrip("/")
     return str((Path.home() if in_submitted_job() else Path.cwd()) / Path(storage).expanduser())

@@ -9,7 +9,7 @@ from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedC
 
 from pipelines.ingest import ingest
 from pipelines.shards import Manifest, read_manifest
-from pipelines.storage import Location
+from pipelines.storage import Location, join
 from service.components import ConfigError
 from service.config import Run, storage_root
 
@@ -41,7 +41,7 @@ def _default_folder(run: Run) -> str:
     """A folder named by the source's content and the transform, so that a changed source is ingested again."""
     described = f"{run.data.source.fingerprint()}/{run.data.transform.model_dump_json()}"
     digest = hashlib.blake2b(described.encode(), digest_size=6).hexdigest()
-    return f"{storage_root(run.storage)}/shards/{type(run.data.source).__name__.lower()}-{digest}"
+    return join(storage_root(run.storage), f"shards/{type(run.data.source).__name__.lower()}-{digest}")
 
 
 def _ingest(run: Run, location: Location, console: Console) -> Manifest:

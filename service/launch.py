@@ -17,7 +17,7 @@ from ray.train.torch import TorchTrainer
 from rich.console import Console
 
 from pipelines.shards import Manifest
-from pipelines.storage import Location
+from pipelines.storage import Location, join
 from service import best, checkpoints, cluster, registry, tracking
 from service.components import ConfigError
 from service.config import Run, dump, flatten, storage_root
@@ -42,6 +42,10 @@ class Prepared:
     data: str
     manifest: Manifest
     tracking_uri: str
+
+    @property
+    def name(self) -> str:
+        return Location.of(self.folder).path.rpartition("/")[2]
 
 
 @dataclass(frozen=True)
@@ -90,12 +94,22 @@ def started(run: Run, console: Console, began: float) -> Iterator[Started]:
     found = time.time()
     with ThreadPoolExecutor(1) as pool:  # Both take seconds, and neither needs the other.
         starting = pool.submit(_start_tracking, prepared)
-        cluster.connect(run.cluster)  # Here: a local Ray dies with the thread that starts it.
-        tracking_run = starting.result()
+        try:
+            cluster.connect(run.cluster)  # Here: a local Ray dies with the thread that starts it.
+            scaling = cluster.scaling(run)
+        except BaseException:
+            ray.shutdown()
+            with suppress(TrackingError):
+                tracking.discard_run(prepared.tracking_uri, starting.result())
+            raise
+        try:
+            tracking_run = starting.result()
+        except TrackingError as error:
+            ray.shutdown()
+            raise ConfigError(f"tracking.uri: {prepared.tracking_uri} refuses the run: {error}") from error
     marks = ("begin", began), ("imports", imported), ("data", found), ("Ray and MLflow", time.time())
     try:
-        scaling = cluster.scaling(run)
-        described = {**dump(run), "name": Path(prepared.folder).name, "resume": None}
+        described = {**dump(run), "name": prepared.name, "resume": None}
         (Location.of(prepared.folder) / "run.json").write(json.dumps(described, indent=2).encode())
         yield Started(prepared, tracking_run, scaling, marks)
     except BaseException as error:
@@ -109,33 +123,43 @@ def started(run: Run, console: Console, began: float) -> Iterator[Started]:
 
 def _prepare(run: Run, console: Console) -> Prepared:
     root = storage_root(run.storage)
+    _check_writable(root)
     if run.tracking.uri is None and not Location.of(root).is_local:
         raise ConfigError(f"tracking.uri: is needed when storage is remote ({run.storage})")
     uri = run.tracking.uri or f"sqlite:///{root}/mlflow.db"
     tracking.check_reachable(uri)
     data, manifest = prepare(run, console)
     name = run.resume or run.name or f"{run.recipe}-{time.strftime('%Y%m%d-%H%M%S')}"
-    folder = f"{root}/{name}"
-    if run.resume is None and Location.of(folder).exists():
+    folder = join(root, name)
+    if run.resume is None and (Location.of(folder) / "run.json").exists():
         raise ConfigError(f"name: {folder} is there already; resume={name} continues it")
     return Prepared(run, folder, data, manifest, uri)
 
 
+def _check_writable(root: str) -> None:
+    probe = Location.of(join(root, ".writable"))
+    try:
+        probe.write(b"")
+    except OSError as error:
+        raise ConfigError(f"storage: {root} cannot be written to: {error}") from error
+
+
 def _start_tracking(prepared: Prepared) -> str:
-    run, root = prepared.run, Path(prepared.folder).parent
+    run, root = prepared.run, Path(storage_root(prepared.run.storage))
     return tracking.start_run(
         prepared.tracking_uri,
         run.tracking.experiment,
-        Path(prepared.folder).name,
+        prepared.name,
+        prepared.folder,
         parameters=dict(flatten(dump(run))),
         tags={
             "recipe": run.recipe,
             "recipe.hash": run.recipe_hash,
             "manifest.hash": prepared.manifest.hash,
             "manifest": f"{prepared.data}/manifest.json",
-            "checkpoints": prepared.folder,
         },
         artifacts=None if run.tracking.uri else (root / "artifacts").as_uri(),
+        resume=run.resume is not None,
     )
 
 
@@ -149,15 +173,15 @@ def _introduction(prepared: Prepared, scaling: ray.train.ScalingConfig) -> str:
 
 def fit(at: Started, main: Callable[[Job], Any], board: Any) -> ray.train.Result:
     """Run `main` on every replica. Raises RunError if they fail for good."""
-    prepared, run, folder = at.prepared, at.prepared.run, Path(at.prepared.folder)
+    prepared, run = at.prepared, at.prepared.run
     job = Job(dump(run), prepared.data, prepared.folder, prepared.tracking_uri, at.tracking_run, board)
     trainer = TorchTrainer(
         main,
         train_loop_config=job,
         scaling_config=at.scaling,
         run_config=ray.train.RunConfig(
-            name=folder.name,
-            storage_path=prepared.folder.removesuffix(f"/{folder.name}"),
+            name=prepared.name,
+            storage_path=storage_root(run.storage),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=run.checkpoints.keep),
             failure_config=ray.train.FailureConfig(max_failures=run.cluster.max_failures),
         ),
@@ -165,7 +189,7 @@ def fit(at: Started, main: Callable[[Job], Any], board: Any) -> ray.train.Result
     try:
         return trainer.fit()
     except ray.train.TrainingFailedError as error:
-        raise RunError(f"{_cause(error)}; resume={folder.name} continues from the last checkpoint") from error
+        raise RunError(f"{_cause(error)}; resume={prepared.name} continues from the last checkpoint") from error
 
 
 def _cause(error: Exception) -> str:
@@ -184,20 +208,21 @@ def _where(checkpoint: ray.train.Checkpoint | None) -> str:
 
 def _finish(prepared: Prepared, tracking_run: str, result: ray.train.Result) -> dict[str, str]:
     """Register the model, draw the curves, and say where everything is."""
-    run, uri, folder = prepared.run, prepared.tracking_uri, local_folder(prepared.folder)
+    run, uri, folder = prepared.run, prepared.tracking_uri, local_folder(prepared.folder, tracking_run)
     assert result.checkpoint is not None
     with result.checkpoint.as_directory() as path:
         state = checkpoints.load(Path(path))
     try:
         model = registry.register(run, state, uri, tracking_run)
         folder.mkdir(parents=True, exist_ok=True)
-        curves(tracking.history(uri, tracking_run), folder / "curves.png")
-        tracking.log_file(uri, tracking_run, folder / "curves.png")
+        if history := tracking.history(uri, tracking_run):
+            curves(history, folder / "curves.png")
+            tracking.log_file(uri, tracking_run, folder / "curves.png")
         tracking.finish_run(uri, tracking_run, "FINISHED", {"model": model})
     except TrackingError as error:
-        reason = str(error).splitlines()[0]
-        name = Path(prepared.folder).name
-        raise RunError(f"trained, but MLflow at {uri} fails ({reason}); resume={name} registers the model") from error
+        raise RunError(
+            f"trained, but MLflow at {uri} fails ({error}); resume={prepared.name} registers the model"
+        ) from error
     kept = best.read(Location.of(prepared.folder))
     ui = f"mlflow ui --backend-store-uri {uri}" if uri.startswith("sqlite") else uri
     samples = sorted((folder / "samples").glob("*.png"))

@@ -10,6 +10,8 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
 
 from service.batch import GlobalBatch
 
@@ -24,6 +26,8 @@ def follow_global_batch(module: nn.Module, batch: GlobalBatch, name: str) -> nn.
         return GlobalBatchNorm(module, batch)
     if isinstance(module, _ELEMENT_DROPOUTS + _CHANNEL_DROPOUTS):
         return KeyedDropout(module, batch, name)
+    if isinstance(module, _BatchNorm | _DropoutNd | nn.SyncBatchNorm):
+        raise TypeError(f"{name}: {type(module).__name__} would see this replica's rows alone; teach service.layers it")
     for child_name, child in module.named_children():
         setattr(module, child_name, follow_global_batch(child, batch, f"{name}.{child_name}"))
     return module
@@ -43,7 +47,9 @@ class GlobalBatchNorm(nn.Module):
         super().__init__()
         self.weight, self.bias = plain.weight, plain.bias
         self.eps = plain.eps
-        self.momentum = 0.1 if plain.momentum is None else plain.momentum
+        if plain.momentum is None:
+            raise TypeError("batch norm with a cumulative average (momentum=None) is not supported")
+        self.momentum = plain.momentum
         for buffer in ("running_mean", "running_var", "num_batches_tracked"):
             self.register_buffer(buffer, getattr(plain, buffer))
         self.batch = batch
@@ -73,7 +79,7 @@ class GlobalBatchNorm(nn.Module):
         centred = x - _channels(offset[None], x)
         sums = torch.cat([_sum(centred, spatial), _sum(centred.square(), spatial)], 1)
         first, second = self.batch.group_means(sums, area).chunk(2, 1)
-        variance = second - first.square()
+        variance = (second - first.square()).clamp_min(0)
         self._track(first.detach() + offset, variance.detach(), self.batch.group_size * area)
         scale = self.weight * torch.rsqrt(variance + self.eps)
         shift = self.bias - first * scale

@@ -42,7 +42,7 @@ class Board:
 
     def post(self, step: int, metrics: Mapping[str, float] | None = None) -> None:
         self._posted.first_step_at = self._posted.first_step_at or time.time()
-        self._posted.step = step
+        self._posted.step = max(step, self._posted.step)
         if metrics is not None:
             self._posted.metrics = dict(metrics)
 
@@ -91,7 +91,9 @@ class Display:
 
     def _watch(self, show: Callable[[str], object], seconds: float) -> None:
         shown, next_show = 0, 0.0
-        while not self._stop.wait(0.1):
+        last = False
+        while not last:
+            last = self._stop.wait(0.1)
             try:
                 posted = ray.get(self._board.read.remote(), timeout=5)
             except ray.exceptions.RayError:
@@ -100,7 +102,7 @@ class Display:
                 self._console.print(f"warning: {warning}", style="yellow", highlight=False, soft_wrap=True)
             self._warned = len(posted.warnings)
             self._account(posted)
-            if posted.step != shown and time.monotonic() >= next_show:
+            if posted.step != shown and (last or time.monotonic() >= next_show):
                 shown, next_show = posted.step, time.monotonic() + seconds
                 show(line(posted, self._steps))
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from importlib import resources
 from typing import Any
 
+import torch
 import yaml
 
 from pipelines.storage import Location
@@ -30,11 +31,11 @@ def load(recipe: str | None, overrides: Sequence[str] = ()) -> Run:
         ConfigError: unknown recipe, key or value; parts that cannot be combined.
     """
     given = dict(_split(override) for override in overrides)
-    storage = given.get("storage", Run.model_fields["storage"].default)
+    storage = str(given.get("storage", Run.model_fields["storage"].default))
     stored = _stored(given["resume"], storage) if given.get("resume") else None
     # Overrides go on top of a resolved run, so that an option of a part the recipe does not mention can be set.
     tree = dump(stored or _recipe(recipe or DEFAULT_RECIPE))
-    for path, value in given.items():
+    for path, value in sorted(given.items(), key=lambda item: item[0].count(".")):  # A part before its options.
         _apply(tree, path, value)
     run = from_tree(tree)
     check(run)
@@ -82,8 +83,15 @@ def check(run: Run) -> None:
         run.task.check(run.network, run.image)
     except ValueError as error:
         raise ConfigError(str(error)) from error
+    try:
+        with torch.device("meta"):  # Every mistake in a network's options shows, and nothing is allocated.
+            run.task.build(run.network, run.image)
+    except (ValueError, RuntimeError) as error:
+        raise ConfigError(f"network: cannot be built with these options: {str(error).splitlines()[0]}") from error
     if run.batch.size % run.batch.shards:
         raise ConfigError(f"batch.shards: {run.batch.shards} does not divide batch.size, {run.batch.size}")
+    if run.batch.size // run.batch.shards < 2:
+        raise ConfigError(f"batch.size: {run.batch.size} leaves fewer than two samples for each of the statistics")
     if run.replicas > run.batch.size:
         raise ConfigError(f"replicas: {run.replicas} replicas cannot share a batch of {run.batch.size}")
     if run.cluster.min_replicas and run.cluster.min_replicas > run.replicas:

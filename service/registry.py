@@ -6,6 +6,7 @@ import json
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
+from importlib import import_module
 from importlib.metadata import version
 from io import StringIO
 from pathlib import Path
@@ -18,6 +19,13 @@ from service.config import Run, dump
 from service.tracking import failing_clearly
 
 _REQUIREMENTS = ("torch", "numpy", "pydantic", "safetensors", "mlflow")
+
+
+def _sources(run: Run) -> list[Path]:
+    """The packages that the model is made of: this one, and those of parts from outside."""
+    parts = {type(part).__module__.partition(".")[0] for part in (run.network, run.task)}
+    modules = [import_module(name) for name in sorted(parts | {"service"})]
+    return [Path(next(iter(getattr(module, "__path__", [module.__file__])))) for module in modules]
 
 
 @contextmanager
@@ -56,7 +64,7 @@ def register(run: Run, state: State, uri: str, run_id: str) -> str:
                 name="generator",
                 python_model=str(Path(__file__).with_name("packaged_model.py")),
                 artifacts={"weights": str(weights), "description": str(description)},
-                code_paths=[str(Path(__file__).parent)],
+                code_paths=[str(path) for path in _sources(run)],
                 signature=signature,
                 pip_requirements=[f"{name}=={version(name).partition('+')[0]}" for name in _REQUIREMENTS],
                 registered_model_name=run.model_name,

@@ -43,11 +43,12 @@ class TrackingError(RuntimeError):
 def failing_clearly() -> Iterator[None]:
     """Within, what MLflow raises becomes a TrackingError."""
     from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
 
     try:
         yield
-    except (MlflowException, requests.RequestException) as error:
-        raise TrackingError(str(error)) from error
+    except (MlflowException, SQLAlchemyError, requests.RequestException, ImportError, OSError) as error:
+        raise TrackingError(str(error).splitlines()[0]) from error
 
 
 def check_reachable(uri: str, seconds: float = 5.0) -> None:
@@ -73,35 +74,48 @@ def client(uri: str) -> MlflowClient:
 
 
 def start_run(
-    uri: str, experiment: str, name: str, parameters: Mapping[str, Any], tags: Mapping[str, str], artifacts: str | None
+    uri: str,
+    experiment: str,
+    name: str,
+    folder: str,
+    parameters: Mapping[str, Any],
+    tags: Mapping[str, str],
+    artifacts: str | None,
+    resume: bool,
 ) -> str:
-    """Create a run, or find the one of this name, and log its parameters. Returns its id.
+    """Create a run and log its parameters, or find the one that wrote to the same folder. Returns its id.
 
     Args:
+        folder: of the run's checkpoints; names the run, where its name may not.
         artifacts: where a new experiment keeps its artifacts; None leaves it to the server.
+        resume: whether the run may be there already.
 
     Raises:
-        ConfigError: the server refuses.
+        TrackingError: the server fails.
     """
-    from mlflow.entities import Param, RunTag
-    from mlflow.exceptions import MlflowException
+    with failing_clearly():
+        from mlflow.entities import Param, RunTag
 
-    server = client(uri)
-    try:
+        server = client(uri)
         found = server.get_experiment_by_name(experiment)
         experiment_id = found.experiment_id if found else server.create_experiment(experiment, artifacts)
-        quoted = name.replace("'", "")
-        runs = server.search_runs([experiment_id], f"attributes.run_name = '{quoted}'", max_results=1)
+        query = f'tags.checkpoints = "{folder}"'
+        runs = server.search_runs([experiment_id], query, max_results=1) if resume else []
         run_id: str = (runs[0] if runs else server.create_run(experiment_id, run_name=name)).info.run_id
         server.update_run(run_id, status="RUNNING")
         if not runs:
             values = [Param(key, str(value)[:_PARAMETER_LENGTH]) for key, value in parameters.items()]
             for start in range(0, len(values), _PARAMETERS_PER_REQUEST):
                 server.log_batch(run_id, params=values[start : start + _PARAMETERS_PER_REQUEST])
-        server.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
-    except MlflowException as error:
-        raise ConfigError(f"tracking.uri: {uri} refuses the run: {str(error).splitlines()[0]}") from error
+        everything = {**tags, "checkpoints": folder}
+        server.log_batch(run_id, tags=[RunTag(key, value) for key, value in everything.items()])
     return run_id
+
+
+def discard_run(uri: str, run_id: str) -> None:
+    """Delete a run that never started."""
+    with failing_clearly():
+        client(uri).delete_run(run_id)
 
 
 def finish_run(uri: str, run_id: str, status: str, tags: Mapping[str, str] | None = None) -> None:
@@ -128,6 +142,15 @@ def log_file(uri: str, run_id: str, file: Path) -> None:
     """Log a file as an artifact of the run."""
     with failing_clearly():
         client(uri).log_artifact(run_id, str(file))
+
+
+def _may_pass(error: BaseException) -> bool:
+    """Whether trying again may help: the server is away or busy, and does not refuse."""
+    from mlflow.exceptions import MlflowException
+
+    if isinstance(error, MlflowException):
+        return error.error_code not in _PERMANENT
+    return isinstance(error, requests.RequestException | ConnectionError | TimeoutError)
 
 
 class Tracker:
@@ -180,7 +203,6 @@ class Tracker:
             self._changed.notify()
 
     def _deliver_all(self) -> None:
-        server = client(self._uri)
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._closing or self._journal.pending())
@@ -188,25 +210,28 @@ class Tracker:
             if not pending:
                 return
             try:
-                count = self._deliver(server, pending)
+                count = self._deliver(pending)
             except Exception as error:  # A refusal ends delivery, never training.
-                self._given_up = f"MLflow refuses to log: {str(error).splitlines()[0]}"
-                return
+                self._given_up = f"MLflow refuses: {str(error).splitlines()[0]}"
+                if "metrics" in pending[0]:
+                    return
+                count = 1  # A file or a tag that is refused does not hold up the numbers.
             with self._changed:
                 self._journal.deliver(count)
 
     @tenacity.retry(
         wait=tenacity.wait_random_exponential(multiplier=0.5, max=15),
-        retry=tenacity.retry_if_exception(lambda error: getattr(error, "error_code", None) not in _PERMANENT),
+        retry=tenacity.retry_if_exception(_may_pass),
         reraise=True,
     )
-    def _deliver(self, server: MlflowClient, pending: list[dict[str, Any]]) -> int:
+    def _deliver(self, pending: list[dict[str, Any]]) -> int:
         """Deliver the oldest entries: numbers together, anything else alone. Returns how many.
 
         MLflow ignores a number that it already has.
         """
         from mlflow.entities import Metric
 
+        server = client(self._uri)
         entry = pending[0]
         if "tag" in entry:
             server.set_tag(self._run_id, entry["tag"], entry["value"])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import tempfile
-import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -83,11 +82,10 @@ class RayOutputs:
         self._run, self._job, self._chief = run, job, chief
         self._storage = ray.train.get_context().get_storage()
         self._next_post = 0.0
-        self._publishing = threading.Lock()
         if not chief:
             return
         job.board.start.remote(start)
-        self._folder = local_folder(job.folder)
+        self._folder = local_folder(job.folder, job.tracking_run)
         self._tracker = Tracker(job.tracking_uri, job.tracking_run, Journal(self._folder / "metrics.jsonl"))
         self._best = best.read(Location.of(job.folder))
 
@@ -124,14 +122,13 @@ class RayOutputs:
         if improves:
             self._best = candidate
         self._tracker.metrics(state.step, {"checkpoint/score": score})
-        self._tracker.tag("checkpoint.last", f"{self._job.folder}/{name}")
 
         def upload(checkpoint: ray.train.Checkpoint, name: str) -> ray.train.Checkpoint:
             target = Location(self._storage.storage_filesystem, f"{self._storage.experiment_fs_path}/{name}")
             target.copy_from(Location.of(checkpoint.path))
             if improves:
-                with self._publishing:
-                    best.publish(Location.of(self._job.folder), candidate, Location.of(checkpoint.path))
+                best.publish(Location.of(self._job.folder), candidate, Location.of(checkpoint.path))
+            self._tracker.tag("checkpoint.last", target.path)
             return ray.train.Checkpoint(target.path, target.filesystem)
 
         ray.train.report(
@@ -151,12 +148,11 @@ class RayOutputs:
             reason = self._tracker.problem or f"no answer for {self._run.tracking.patience_seconds:.0f} s"
             self._job.board.warn.remote(
                 f"{lost} entries of {self._folder / 'metrics.jsonl'} are not in MLflow ({reason}); "
-                f"resume={Path(self._job.folder).name} delivers them"
+                f"resume={Location.of(self._job.folder).path.rpartition('/')[2]} on this machine delivers them"
             )
 
 
-def local_folder(folder: str) -> Path:
-    """The run's folder if it is local, else one for it on this machine."""
+def local_folder(folder: str, tracking_run: str) -> Path:
+    """The run's folder if it is local, else one on this machine that no other run has."""
     location = Location.of(folder)
-    path = Path(location.path)
-    return path if location.is_local else Path(tempfile.gettempdir(), "selfgan", path.name)
+    return Path(location.path) if location.is_local else Path(tempfile.gettempdir(), "selfgan", tracking_run)

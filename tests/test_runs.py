@@ -192,7 +192,7 @@ def test_ray_job_submit_runs_the_same_command(finished: tuple[Path, str], ray_cl
 def test_more_replicas_than_the_cluster_has_is_refused(tmp_path: Path, ray_cluster: tuple[str, str]) -> None:
     code, _, err = train("digits", *options(tmp_path, "replicas=5"), address=ray_cluster[0])
     assert (code, err.count("\n")) == (2, 1)
-    assert "5 replicas with 1 CPUs each need 5, the cluster has 4" in err
+    assert "the cluster has 4 CPUs, room for 4 replicas with 1 each, not for 5" in err
 
 
 def test_an_address_that_does_not_answer_is_refused(tmp_path: Path) -> None:

@@ -53,7 +53,9 @@ def test_a_server_that_goes_away_loses_nothing(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     server = Server(tmp_path)
     check_reachable(server.uri)
-    run_id = start_run(server.uri, "selfgan", "run", {"seed": 0}, {"tag": "value"}, None)
+    run_id = start_run(server.uri, "selfgan", "run", "/runs/run", {"seed": 0}, {"tag": "value"}, None, resume=False)
+    assert start_run(server.uri, "selfgan", "run", "/runs/run", {}, {}, None, resume=True) == run_id
+    assert start_run(server.uri, "selfgan", "run", "/other/run", {}, {}, None, resume=True) != run_id
     tracker = Tracker(server.uri, run_id, Journal(tmp_path / "metrics.jsonl"))
     picture = tmp_path / "step.png"
     picture.write_bytes(b"picture")

@@ -17,7 +17,7 @@ class Lsun(Source):
 
     def samples(self) -> Iterator[Sample]:
         try:
-            environment = lmdb.open(self.uri, readonly=True, lock=False, readahead=False, create=False)
+            environment = lmdb.open(str(existing(self.uri)), readonly=True, lock=False, readahead=False, create=False)
         except lmdb.Error as error:
             raise ConfigError(f"data.source.uri: {self.uri} is no LMDB folder ({error})") from error
         with environment, environment.begin() as transaction:

@@ -14,10 +14,6 @@ from service.collectives import Collective
 class Pending(Protocol):
     """Values on their way from the device to the host."""
 
-    def ready(self) -> bool:
-        """Whether `get` would not wait."""
-        ...
-
     def get(self) -> dict[str, float]:
         """The values; waits for the device if it must."""
         ...

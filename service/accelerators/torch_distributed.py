@@ -68,9 +68,6 @@ class _Copy:
         else:
             self._host = values
 
-    def ready(self) -> bool:
-        return self._event is None or self._event.query()
-
     def get(self) -> dict[str, float]:
         if self._event is not None:
             self._event.synchronize()

@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import NamedTuple
 
+from pydantic import Field
 from torch import nn
 
 from service.components import Component
@@ -25,7 +26,7 @@ class ImageShape(NamedTuple):
 class Network(Component):
     """A family of architectures; its fields are the options of both parts."""
 
-    latent_dim: int = 100
+    latent_dim: int = Field(100, ge=1)
 
     @abstractmethod
     def generator(self, image: ImageShape) -> nn.Module:

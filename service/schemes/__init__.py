@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -18,6 +19,8 @@ from service.networks import ImageShape, Network
 from service.objectives import Objective
 from service.tasks import Task
 
+Share = Annotated[float, Field(ge=0, lt=1)]
+
 
 class Adam(BaseModel):
     """Adam's options; the defaults are SelfGAN's."""
@@ -25,7 +28,7 @@ class Adam(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     learning_rate: float = Field(2e-4, gt=0)
-    betas: tuple[float, float] = (0.5, 0.999)
+    betas: tuple[Share, Share] = (0.5, 0.999)
     eps: float = Field(1e-8, gt=0)
 
 
