@@ -47,5 +47,5 @@ def _default_folder(run: Run) -> str:
 def _ingest(run: Run, location: Location, console: Console) -> Manifest:
     columns = TextColumn("{task.description}"), MofNCompleteColumn(), TimeElapsedColumn()
     with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task(f"writing {run.data.source.describe()} to {location}, images")
+        task = bar.add_task(f"writing {run.data.source.describe()}, images")
         return ingest(run.data.source, run.data.transform, location, lambda rows: bar.update(task, completed=rows))
