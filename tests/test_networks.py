@@ -3,6 +3,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from benchmarks.loops import authors_networks
 from service.blocks import UpsampleConv
 from service.components import find, names
 from service.networks import ImageShape, Network
@@ -38,24 +39,9 @@ def test_upsample_conv_is_upsampling_then_convolution(size: int) -> None:
 
 
 def authors_dcgan(image: ImageShape) -> tuple[nn.Module, nn.Module]:
-    """PyTorch-GAN's dcgan.py, which SelfGAN's notebook copies, with logits out."""
-    side = image.height // 4
-    generator = nn.Sequential(
-        nn.Linear(100, 128 * side**2), nn.Unflatten(1, (128, side, side)), nn.BatchNorm2d(128),
-        nn.Upsample(scale_factor=2), nn.Conv2d(128, 128, 3, stride=1, padding=1), nn.BatchNorm2d(128, 0.8),
-        nn.LeakyReLU(0.2), nn.Upsample(scale_factor=2), nn.Conv2d(128, 64, 3, stride=1, padding=1),
-        nn.BatchNorm2d(64, 0.8), nn.LeakyReLU(0.2), nn.Conv2d(64, image.channels, 3, stride=1, padding=1), nn.Tanh(),
-    )  # fmt: skip
-
-    def block(fan_in: int, fan_out: int, norm: bool = True) -> list[nn.Module]:
-        layers: list[nn.Module] = [nn.Conv2d(fan_in, fan_out, 3, 2, 1), nn.LeakyReLU(0.2), nn.Dropout2d(0.25)]
-        return [*layers, nn.BatchNorm2d(fan_out, 0.8)] if norm else layers
-
-    critic = nn.Sequential(
-        *block(image.channels, 16, False), *block(16, 32), *block(32, 64), *block(64, 128), nn.Flatten(),
-        nn.Linear(128 * (image.height // 16) ** 2, 1), nn.Flatten(0),
-    )  # fmt: skip
-    return generator, critic
+    """The notebook's networks, with logits out."""
+    generator, critic = authors_networks(image)
+    return generator, nn.Sequential(*list(critic.children())[:-1], nn.Flatten(0))
 
 
 def agree(ours: nn.Module, theirs: nn.Module, x: Tensor) -> None:
