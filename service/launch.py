@@ -172,7 +172,7 @@ def _introduction(prepared: Prepared, scaling: ray.train.ScalingConfig) -> str:
 
 
 def fit(at: Started, main: Callable[[Job], Any], board: Any) -> ray.train.Result:
-    """Run `main` on every replica. Raises RunError if they fail for good."""
+    """Run `main` on every replica. Raises RunError if they fail for good, KeyboardInterrupt if the user stops them."""
     prepared, run = at.prepared, at.prepared.run
     job = Job(dump(run), prepared.data, prepared.folder, prepared.tracking_uri, at.tracking_run, board)
     trainer = TorchTrainer(
@@ -188,6 +188,8 @@ def fit(at: Started, main: Callable[[Job], Any], board: Any) -> ray.train.Result
     )
     try:
         return trainer.fit()
+    except (KeyboardInterrupt, SystemExit) as error:  # Ray Train stops the replicas at Ctrl-C, and then exits.
+        raise KeyboardInterrupt(f"resume={prepared.name} continues from the last checkpoint") from error
     except ray.train.TrainingFailedError as error:
         raise RunError(f"{_cause(error)}; resume={prepared.name} continues from the last checkpoint") from error
 

@@ -67,8 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return USER_ERROR
-    except KeyboardInterrupt:
-        print("interrupted; resume=NAME continues from the last checkpoint", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        print(f"interrupted; {error}" if str(error) else "interrupted", file=sys.stderr)
         return INTERRUPTED
     return 0
 

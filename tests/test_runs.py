@@ -147,6 +147,22 @@ def test_a_killed_replica_costs_nothing(finished: tuple[Path, str], ray_cluster:
     assert steps == list(range(5, STEPS + 1, 5))
 
 
+def test_an_interrupted_run_says_how_to_go_on(finished: tuple[Path, str], ray_cluster: tuple[str, str]) -> None:
+    storage, _ = finished
+    words = [word for word in options(storage, "name=interrupted") if not word.startswith("steps")]
+    command = train_command("digits", *words, "steps=100000", address=ray_cluster[0])
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not (storage / "interrupted" / "step-00000020" / "state.json").exists():
+        time.sleep(0.1)
+    command.send_signal(signal.SIGINT)
+    _, err = command.communicate(timeout=60)
+    assert command.returncode == 130
+    assert err.splitlines()[-1] == "interrupted; resume=interrupted continues from the last checkpoint"
+    client, run_id = run_of(storage, "interrupted")
+    assert client.get_run(run_id).info.status == "KILLED"
+    assert not list(replicas())
+
+
 def test_a_stopped_run_goes_on_with_another_number_of_replicas(
     finished: tuple[Path, str], ray_cluster: tuple[str, str]
 ) -> None:
