@@ -73,8 +73,7 @@ def launch(run: Run, console: Console, began: float) -> None:
         RunError: the run diverged, or its replicas died more often than it allows.
     """
     with started(run, console, began) as at:
-        name = Path(at.prepared.folder).name
-        console.print(f"{name}: {_introduction(at.prepared, at.scaling)}", highlight=False, soft_wrap=True)
+        console.print(f"{at.prepared.name}: {_introduction(at.prepared, at.scaling)}", highlight=False, soft_wrap=True)
         board = new_board()
         with Display(board, run.steps, console, at.marks):
             result = fit(at, replica_main, board)
@@ -140,6 +139,7 @@ def _check_writable(root: str) -> None:
     probe = Location.of(join(root, ".writable"))
     try:
         probe.write(b"")
+        probe.filesystem.delete_file(probe.path)
     except OSError as error:
         raise ConfigError(f"storage: {root} cannot be written to: {error}") from error
 

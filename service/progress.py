@@ -21,7 +21,6 @@ class Posted:
     """What is on the board."""
 
     step: int = 0
-    started_at_step: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     attempts: int = 0
@@ -38,7 +37,7 @@ class Board:
     def start(self, step: int) -> None:
         self._posted.attempts += 1
         self._posted.ready_at = self._posted.ready_at or time.time()
-        self._posted.step = self._posted.started_at_step = step
+        self._posted.step = step
 
     def post(self, step: int, metrics: Mapping[str, float] | None = None) -> None:
         self._posted.first_step_at = self._posted.first_step_at or time.time()

@@ -26,7 +26,7 @@ class _Help(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         from service.usage import text
 
-        print(text())
+        print(text(parser.usage or ""))
         parser.exit()
 
 

@@ -16,7 +16,6 @@ from service.recipe import DEFAULT_RECIPE, recipes
 from service.schemes import Scheme
 from service.tasks import Task
 
-USAGE = "python service/train.py [RECIPE] [KEY=VALUE ...] [--dry-run]"
 _FAMILIES: dict[str, type[Component]] = {
     "network": Network,
     "task": Task,
@@ -25,19 +24,19 @@ _FAMILIES: dict[str, type[Component]] = {
 }
 
 
-def text() -> str:
-    """The whole help."""
+def text(usage: str) -> str:
+    """The whole help, with the command line's usage."""
     from pipelines.sources import Source
     from service.balances import Balance
 
     lines = ["Trains a GAN recipe on any number of replicas, with the same result on all of them.", ""]
-    lines += [f"usage: {USAGE}", "", f"recipes (default: {DEFAULT_RECIPE}):"]
+    lines += [f"usage: {usage}", "", f"recipes (default: {DEFAULT_RECIPE}):"]
     lines += [f"  {name:<24}{summary}" for name, summary in recipes().items()]
     lines += ["", "options (KEY=VALUE, values are YAML) and their defaults:"]
     lines += list(_options(Run, ""))
     lines += ["", "parts, chosen by name (KEY=NAME) or with options (KEY.OPTION=VALUE):"]
     families: dict[str, tuple[str, type[Component]]] = {
-        **{key: (f"service.{_plural(key)}", base) for key, base in _FAMILIES.items()},
+        **{key: (f"service.{key}s", base) for key, base in _FAMILIES.items()},
         "scheme.balance": ("service.balances", Balance),
         "data.source": ("pipelines.sources", Source),
     }
@@ -45,10 +44,6 @@ def text() -> str:
         lines += [f"  {key}={name:<{22 - len(key)}} {_part(find(package, name, base))}" for name in names(package)]
     lines += ["", "  --dry-run               print the resolved configuration, and stop"]
     return "\n".join(lines)
-
-
-def _plural(key: str) -> str:
-    return f"{key}s"
 
 
 def _part(component: type[Component]) -> str:

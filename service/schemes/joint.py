@@ -1,7 +1,7 @@
 """The joint scheme: generator and critic in one backward pass and one optimizer (Wu, SelfGAN).
 
 The generator's term reaches the critic too, and the fake term is over the images of the *previous* step,
-zeros at first: both are what the author's notebooks do, and the paper says of neither.
+zeros at first: both are what the author's notebooks do; the paper states neither.
 """
 
 from __future__ import annotations
