@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -88,6 +89,7 @@ class RayOutputs:
         self._folder = local_folder(job.folder, job.tracking_run)
         self._tracker = Tracker(job.tracking_uri, job.tracking_run, Journal(self._folder / "metrics.jsonl"))
         self._best = best.read(Location.of(job.folder))
+        self._uploads: list[threading.Event] = []
 
     def progress(self, step: int) -> None:
         now = time.monotonic()
@@ -122,13 +124,18 @@ class RayOutputs:
         if improves:
             self._best = candidate
         self._tracker.metrics(state.step, {"checkpoint/score": score})
+        uploaded = threading.Event()
+        self._uploads = [*(event for event in self._uploads if not event.is_set()), uploaded]
 
         def upload(checkpoint: ray.train.Checkpoint, name: str) -> ray.train.Checkpoint:
-            target = Location(self._storage.storage_filesystem, f"{self._storage.experiment_fs_path}/{name}")
-            target.copy_from(Location.of(checkpoint.path))
-            if improves:
-                best.publish(Location.of(self._job.folder), candidate, Location.of(checkpoint.path))
-            self._tracker.tag("checkpoint.last", target.path)
+            try:
+                target = Location(self._storage.storage_filesystem, f"{self._storage.experiment_fs_path}/{name}")
+                target.copy_from(Location.of(checkpoint.path))
+                if improves:
+                    best.publish(Location.of(self._job.folder), candidate, Location.of(checkpoint.path))
+                self._tracker.tag("checkpoint.last", target.path)
+            finally:
+                uploaded.set()
             return ray.train.Checkpoint(target.path, target.filesystem)
 
         ray.train.report(
@@ -143,6 +150,8 @@ class RayOutputs:
         """Wait for the tracking server to have everything; say so if it does not."""
         if not self._chief:
             return
+        for uploaded in self._uploads:  # Each has something to say to the tracking server at its end.
+            uploaded.wait()
         lost = self._tracker.close(self._run.tracking.patience_seconds)
         if lost:
             reason = self._tracker.problem or f"no answer for {self._run.tracking.patience_seconds:.0f} s"
