@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pipelines.images import Transform
 from pipelines.ingest import ingest
-from pipelines.loader import Loader
+from pipelines.loader import open_loader
 from pipelines.sources.digits import Digits
 from pipelines.storage import Location
 from service import replica as replica_module
@@ -50,7 +50,7 @@ KINDS = {"global": GlobalBatch, "shard weights": ShardWeights, "shard statistics
 
 def build(rank: int, world_size: int, data: str, kind: str, words: list[str]) -> Replica:
     run = load("self-dcgan-mnist", ["data.source=digits", *words])
-    loader = Loader(Location.of(data), run.batch.size, run.seed, rank, world_size)
+    loader = open_loader(Location.of(data), run.data.transform, run.batch.size, run.seed, rank, world_size)
     replica_module.GlobalBatch = KINDS[kind]  # type: ignore[attr-defined]
     try:
         return Replica(run, TorchDistributed(torch.device("cpu")), loader)

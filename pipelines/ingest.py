@@ -1,85 +1,215 @@
-"""A source -> shards and their manifest."""
+"""A source -> shards and their manifest: in parallel, from wherever an earlier attempt was killed.
+
+What goes into which shard follows from the source's index alone, so that the result does not depend on how
+many tasks there were, or how often they were killed. Every shard is followed by a note about it; the manifest
+comes last, and only if there is none: nobody sees half a data set, and two ingests cannot mix.
+"""
 
 from __future__ import annotations
 
-import hashlib
+import json
 from collections import Counter
-from collections.abc import Callable, Iterator
-
-import numpy as np
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 
 from pipelines.images import Transform
-from pipelines.shards import MANIFEST, Images, Manifest, Shard, encode
-from pipelines.sources import Sample, Source
-from pipelines.storage import Location
+from pipelines.plan import LANES, Options, Plan, with_labels, without_duplicates
+from pipelines.shard_writer import Part, Skipped, Work, write_shard
+from pipelines.shards import Manifest, read_keys, read_manifest, versions
+from pipelines.sources import Source
+from pipelines.storage import PARTIAL, Location
 from service.components import ConfigError
 
-LANES = 64
-ROWS_PER_SHARD = 8192
-#: An ingest that must skip more than this share of its samples is not the data the user meant.
-SKIP_LIMIT = 0.01
+Report = Callable[[int, int], None]
+#: Does all the work, in any order, with progress in samples: in this process, or on a cluster.
+Tasks = Callable[[list[Work], Callable[[int], None]], Iterator[Part]]
+
+
+def here(works: list[Work], progress: Callable[[int], None]) -> Iterator[Part]:
+    """Do the work in this process, one shard after the other."""
+    for work in works:
+        yield write_shard(work, progress)
 
 
 def ingest(
     source: Source,
     transform: Transform,
     target: Location,
-    progress: Callable[[int], None] = lambda rows: None,
-    rows_per_shard: int = ROWS_PER_SHARD,
+    options: Options = Options(),  # noqa: B008
+    tasks: Tasks = here,
+    report: Report = lambda done, samples: None,
 ) -> Manifest:
-    """Write `source` to `target`, the manifest last, so that nobody sees half a data set.
+    """Write `source` to `target`. The same ingest again goes on where it was stopped, or finds its work done.
 
     Args:
-        progress: is called with the number of rows written so far.
+        report: is called with how many samples have been read, of how many.
 
     Raises:
-        ConfigError: the source is missing, empty, or mostly no pictures.
+        ConfigError: the source is missing, empty, or mostly no pictures; the target holds another data set.
+        OSError: source or target fail on the way.
     """
-    skipped: Counter[str] = Counter()
-    shards: list[Shard] = []
-    pending: list[tuple[Images, Sample]] = []
-
-    def flush() -> None:
-        images = np.stack([image for image, _ in pending])
-        content = encode(images, [sample.label for _, sample in pending], [sample.key for _, sample in pending])
-        digest = hashlib.sha256(content).hexdigest()
-        shard = Shard(name=f"shard-{len(shards):05}.arrow", rows=len(pending), bytes=len(content), sha256=digest)
-        (target / shard.name).write(content)
-        shards.append(shard)
-        pending.clear()
-        progress(sum(shard.rows for shard in shards))
-
-    for item in _transformed(source, transform, skipped):
-        pending.append(item)
-        if len(pending) == rows_per_shard:
-            flush()
-    if pending:
-        flush()
-    rows = sum(shard.rows for shard in shards)
-    lost = sum(skipped.values())
-    if lost > SKIP_LIMIT * (rows + lost):
-        raise ConfigError(f"{source.describe()}: {lost} of {rows + lost} samples are no pictures: {dict(skipped)}")
-    if rows == 0:
-        raise ConfigError(f"{source.describe()}: holds no pictures")
-    manifest = Manifest(
-        source=source.describe(),
-        transform=transform.model_dump(),
-        height=transform.size,
-        width=transform.size,
-        channels=transform.channels,
-        lanes=min(LANES, rows),
-        skipped=dict(skipped),
-        shards=tuple(shards),
+    before = read_manifest(target) if versions(target) else None
+    plan = Plan(source, transform, target, options, before.version + 1 if before else 1)
+    if before is not None and _is_done(before, plan):
+        return before
+    if options.append and before is None:
+        raise ConfigError(f"data.shards: {target} holds no data set to append to")
+    if before is not None:
+        _check_alike(before, plan)
+    _claim(plan)
+    index = source.index()
+    kept, duplicates = without_duplicates(index, read_keys(target, before))
+    kept, classes = with_labels(kept, before.classes if before else ())
+    block_rows = before.block_rows if before else plan.block_rows(kept)
+    limit = _Limit(options.skip_limit, len(index), source)
+    twice = Part(
+        name="", shard=None, samples=0, skipped={"duplicate": duplicates} if duplicates.count else {}, converted={}
     )
-    (target / MANIFEST).write(manifest.model_dump_json(indent=2).encode())
+    limit.count(twice)
+    parts = [twice, *_do(list(plan.works(kept, block_rows)), target, tasks, report, limit)]
+    manifest = _manifest(plan, parts, before, classes, block_rows)
+    _publish(manifest, _summed(parts), plan)
     return manifest
 
 
-def _transformed(source: Source, transform: Transform, skipped: Counter[str]) -> Iterator[tuple[Images, Sample]]:
-    for sample in source.samples():
-        try:
-            image = transform(sample.picture)
-        except OSError:
-            skipped["undecodable"] += 1
-        else:
-            yield image, sample
+def _manifest(
+    plan: Plan, parts: list[Part], before: Manifest | None, classes: tuple[str, ...], block_rows: int
+) -> Manifest:
+    """The new version, which shares everything of the one before."""
+    shards = tuple(part.shard for part in parts if part.shard)
+    rows = sum(shard.rows for shard in shards)
+    if rows == 0:
+        raise ConfigError(f"{plan.source.describe()}: holds no {'new ' if before else ''}pictures")
+    decoded = plan.options.stored == "decoded"
+    skipped = {kind: found.count for kind, found in _summed(parts).items()}
+    return Manifest(
+        version=plan.version,
+        sources=(*(before.sources if before else ()), plan.source.describe()),
+        plan=plan.identity,
+        stored=plan.options.stored,
+        transform=plan.transform.model_dump() if decoded else None,
+        shape=plan.transform.shape if decoded else None,
+        columns=plan.source.columns,
+        classes=classes,
+        lanes=before.lanes if before else min(LANES, rows),
+        block_rows=block_rows,
+        skipped=_added(before.skipped if before else {}, skipped),
+        converted=_added(before.converted if before else {}, *(part.converted for part in parts)),
+        shards=(*(before.shards if before else ()), *shards),
+    )
+
+
+def _is_done(latest: Manifest, plan: Plan) -> bool:
+    """Whether there is nothing left to do. Raises ConfigError if it must not be done here."""
+    if plan.identity in {read_manifest(plan.target, version).plan for version in versions(plan.target)}:
+        return True
+    if not plan.options.append:
+        raise ConfigError(
+            f"data.shards: {plan.target} holds another data set ({', '.join(latest.sources)}); "
+            "name another folder, or add to it with --append"
+        )
+    return False
+
+
+def _check_alike(before: Manifest, plan: Plan) -> None:
+    """Raise ConfigError if what is to be appended does not fit what is there."""
+    transform = plan.transform.model_dump() if plan.options.stored == "decoded" else None
+    there = before.stored, before.transform, before.columns
+    new = plan.options.stored, transform, plan.source.columns
+    if there != new:
+        raise ConfigError(f"data.shards: {plan.target} holds {there}, {new} cannot be appended to it")
+
+
+def _claim(plan: Plan) -> None:
+    """Say what is being ingested. Raises ConfigError if something else is."""
+    file = plan.target / f"{plan.notes}.json"
+    if not file.create(json.dumps({"plan": plan.identity, "source": plan.source.describe()}).encode()):
+        other = json.loads(file.read())
+        if other["plan"] != plan.identity:
+            raise ConfigError(
+                f"data.shards: {file} says that an ingest of {other['source']} has begun here, with other options or "
+                "before the source changed; finish that one, or delete the folder"
+            )
+
+
+@dataclass
+class _Limit:
+    """Stops an ingest that skips too much."""
+
+    share: float
+    samples: int
+    source: Source
+    lost: int = 0
+
+    def count(self, part: Part) -> None:
+        self.lost += sum(found.count for found in part.skipped.values())
+        if self.lost > self.share * self.samples:
+            worst = max(part.skipped.items(), key=lambda item: item[1].count, default=("duplicate", Skipped()))
+            example = f", such as {worst[1].examples[0]}" if worst[1].examples else ""
+            raise ConfigError(
+                f"{self.source.describe()}: {self.lost} of {self.samples} samples cannot be used "
+                f"({worst[0]}{example}), more than skip_limit={self.share:g} allows"
+            )
+
+
+def _do(works: list[Work], target: Location, tasks: Tasks, report: Report, limit: _Limit) -> list[Part]:
+    """The parts, in order: those that were done before are not done again."""
+    total = sum(len(work.part) for work in works)
+    done = {part.name: part for work in works if (part := _noted(target, work)) is not None}
+    for part in done.values():
+        limit.count(part)
+    finished = sum(part.samples for part in done.values())
+    report(finished, total)
+
+    def progress(samples: int) -> None:
+        nonlocal finished
+        finished += samples
+        report(finished, total)
+
+    for part in tasks([work for work in works if work.note not in done], progress):
+        limit.count(part)
+        done[part.name] = part
+    return [done[work.note] for work in works]
+
+
+def _noted(target: Location, work: Work) -> Part | None:
+    """What the note says of a shard, if it is there, and the shard as well."""
+    try:
+        part = Part.model_validate_json((target / work.note).read())
+    except FileNotFoundError:
+        return None
+    if part.shard and (target / part.shard.name).size() != part.shard.bytes:
+        return None
+    return part
+
+
+def _summed(parts: Iterable[Part]) -> dict[str, Skipped]:
+    total: dict[str, Skipped] = {}
+    for part in parts:
+        for kind, found in part.skipped.items():
+            total[kind] = total.get(kind, Skipped()).plus(found)
+    return dict(sorted(total.items()))
+
+
+def _added(*counts: Mapping[str, int]) -> dict[str, int]:
+    total: Counter[str] = Counter()
+    for count in counts:
+        total.update(count)
+    return dict(sorted(total.items()))
+
+
+def _publish(manifest: Manifest, skipped: dict[str, Skipped], plan: Plan) -> None:
+    """Write the report, then the manifest, and clear away what only an unfinished ingest needs."""
+    target = plan.target
+    if skipped:
+        report = {kind: found.model_dump() for kind, found in skipped.items()}
+        (target / f"skipped-{manifest.version:05}.json").write(json.dumps(report, indent=2).encode())
+    if not (target / manifest.name).create(manifest.model_dump_json(indent=2).encode()):
+        other = read_manifest(target, manifest.version)
+        if other.hash != manifest.hash:
+            raise ConfigError(f"data.shards: another ingest has meanwhile written {target / manifest.name}; try again")
+    (target / plan.notes).delete()
+    (target / f"{plan.notes}.json").delete()
+    for file in target.files():
+        if file.name.endswith(PARTIAL):  # Left by a process that was killed.
+            (target / file.name).delete()

@@ -1,68 +1,284 @@
-"""A manifest -> the batches of one replica."""
+"""A manifest -> the batches of one replica, made in the background before they are asked for."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import queue
+import threading
+import time
+from collections.abc import Callable, Generator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from pipelines.block_pool import BlockPool
+from pipelines.blocks import Block, Blocks
+from pipelines.disk_cache import DiskCache
+from pipelines.images import Transform
 from pipelines.order import Indices, Order
-from pipelines.shards import Images, Manifest, read_images, read_manifest
+from pipelines.shards import DamagedShardError, read_manifest
 from pipelines.storage import Location
+from pipelines.windows import BATCHES_AHEAD, Windows, batches_bytes
+
+#: `some` reads from at most so many blocks.
+_SOME_BLOCKS = 32
 
 
-@dataclass(frozen=True)
-class LocalBatch:
-    """A replica's part of a global batch: images (N, C, H, W), uint8, and the first one's row in it."""
+class LocalBatch(NamedTuple):
+    """A replica's part of a global batch.
+
+    Attributes:
+        first_row: of the global batch, where the part starts.
+        images: (N, C, H, W), uint8.
+        paired: the images' partners, likewise, if the data set has pairs.
+        labels: (N,), int64, NO_LABEL where there is none.
+    """
 
     first_row: int
     images: Tensor
+    paired: Tensor | None
+    labels: Tensor
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a replica reads; none of it changes what it reads, but `damaged`.
+
+    Attributes:
+        memory_bytes: of open blocks and finished batches.
+        decode_threads: for pictures that are stored encoded.
+        pinned: whether batches are made in memory that a CUDA device copies from by itself.
+        damaged: whether a damaged block stops the run, or others of its lane take its place.
+        tell: hears of every block that is replaced: what is wrong, and how many rows it has.
+    """
+
+    memory_bytes: int = 1 << 30
+    decode_threads: int = 1
+    pinned: bool = False
+    damaged: Literal["stop", "replace"] = "stop"
+    tell: Callable[[str, int], None] = field(default=lambda what, rows: None)
+
+
+def open_loader(
+    folder: Location,
+    transform: Transform,
+    batch_size: int,
+    seed: int,
+    rank: int = 0,
+    world_size: int = 1,
+    version: int | None = None,
+    cache: DiskCache | None = None,
+    reading: Reading = Reading(),
+) -> Loader:
+    """The loader of one replica for a data set's version, or its latest.
+
+    Raises:
+        FileNotFoundError: there is no such data set.
+        DamagedShardError: its manifest cannot be read.
+    """
+    manifest = read_manifest(folder, version)
+    blocks = Blocks(folder, manifest, cache)
+    return Loader(blocks, Order(blocks.rows, manifest.lanes, batch_size, seed), transform, rank, world_size, reading)
 
 
 class Loader:
-    """Reads the batches of one replica, any step at any time.
+    """Reads the batches of one replica, any step at any time; the step after the last one is ready soonest.
 
     Args:
-        folder: a data set.
-        batch_size: samples in the global batch.
-        seed: of the run.
+        blocks: of the data set.
+        order: of the run.
+        transform: what encoded pictures go through; of decoded ones it says the shape.
         rank, world_size: which replica this is.
-
-    Raises:
-        FileNotFoundError: `folder` holds no data set.
-        ValueError: a shard is not what the manifest says.
     """
 
-    def __init__(self, folder: Location, batch_size: int, seed: int, rank: int, world_size: int) -> None:
-        self.manifest: Manifest = read_manifest(folder)
-        self._folder = folder
-        self._order = Order(self.manifest.rows, self.manifest.lanes, batch_size, seed)
+    def __init__(
+        self,
+        blocks: Blocks,
+        order: Order,
+        transform: Transform,
+        rank: int,
+        world_size: int,
+        reading: Reading = Reading(),
+    ) -> None:
+        self.manifest = blocks.manifest
+        self._blocks, self._transform, self._order, self._reading = blocks, transform, order, reading
         self._rank, self._world_size = rank, world_size
-        self._starts = np.cumsum([0, *(shard.rows for shard in self.manifest.shards)])
-        self._shards: dict[int, Images] = {}
+        self._decoders = ThreadPoolExecutor(reading.decode_threads, thread_name_prefix="decode")
+        self._ahead: _Ahead | None = None
+        #: How long `batch` has waited for data, all in all.
+        self.waited_seconds = 0.0
 
     def batch(self, step: int) -> LocalBatch:
-        """This replica's part of the batch of `step`, in the batch's order."""
-        share = self._order.share(step, self._rank, self._world_size)
-        return LocalBatch(share.first_row, self._read(share.indices))
+        """This replica's part of the batch of `step`, in the batch's order.
+
+        Raises:
+            DamagedShardError: a shard is missing, or not what the manifest says.
+        """
+        began = time.perf_counter()
+        if self._ahead is None or self._ahead.next_step != step:
+            self.close()
+            self._ahead = _Ahead(self._batches(step), step)
+        batch = self._ahead.take()
+        self.waited_seconds += time.perf_counter() - began
+        return batch
 
     def some(self, count: int) -> Tensor:
-        """At most `count` images spread evenly over the data set, always the same, (N, C, H, W) uint8."""
+        """At most `count` images from all over the data set, always the same, (N, C, H, W) uint8."""
         count = min(count, self.manifest.rows)
-        return self._read(np.arange(count, dtype=np.int64) * self.manifest.rows // count)
+        homes = np.linspace(0, len(self._blocks), min(_SOME_BLOCKS, len(self._blocks)), endpoint=False).astype(int)
+        rows: list[int] = []
+        for number, home in enumerate(homes):
+            share = (number + 1) * count // len(homes) - len(rows)
+            rows += range(int(self._blocks.starts[home]), int(self._blocks.starts[home + 1]))[:share]
+        rest = np.setdiff1d(np.arange(self.manifest.rows), rows)  # Blocks may have fewer rows than their share.
+        indices = np.sort(np.concatenate([rows, rest[: count - len(rows)]]).astype(np.int64))
+        needed = np.unique(self._blocks.find(indices)[0]).tolist()
+        with ThreadPoolExecutor(self._blocks.threads) as threads:
+            opened = dict(zip(needed, threads.map(self._blocks.open, needed), strict=True))
+        images = self._pictures(indices, opened, self.manifest.columns[0])
+        for block in opened.values():
+            block.close()
+        return images
 
-    def _read(self, indices: Indices) -> Tensor:
-        shape = (self.manifest.height, self.manifest.width, self.manifest.channels)
-        images = np.empty((len(indices), *shape), np.uint8)
-        homes = np.searchsorted(self._starts, indices, side="right") - 1
-        for home in np.unique(homes):
-            here = homes == home
-            images[here] = self._shard(int(home))[indices[here] - self._starts[home]]
-        return torch.from_numpy(images).permute(0, 3, 1, 2)
+    def close(self) -> None:
+        """Stop reading ahead, and give the memory back."""
+        if self._ahead is not None:
+            self._ahead.stop()
+            self._ahead = None
 
-    def _shard(self, number: int) -> Images:
-        if number not in self._shards:
-            self._shards[number] = read_images(self._folder, self.manifest.shards[number])
-        return self._shards[number]
+    def _batches(self, step: int) -> Generator[LocalBatch, None, None]:
+        """The batches from `step` on, for ever."""
+        pool = BlockPool(self._blocks.open, self._blocks.bytes, self._block_budget(), self._blocks.threads)
+        windows = Windows(self._order, self._order.lanes_of(self._rank, self._world_size), pool)
+        bad: set[int] = set()
+        try:
+            while True:
+                windows.move_to(step)
+                share = self._order.share(step, self._rank, self._world_size)
+                indices, opened = self._readable(step, share.indices, pool, bad)
+                yield self._assemble(share.first_row, indices, opened)
+                step += 1
+        finally:
+            pool.close()
+
+    def _readable(
+        self, step: int, indices: Indices, pool: BlockPool, bad: set[int]
+    ) -> tuple[Indices, dict[int, Block]]:
+        """Indices of rows that can be read, and the blocks they lie in. New damage is added to `bad`."""
+        while True:
+            homes = np.unique(self._blocks.find(indices)[0]).tolist()
+            opened = {home: block for home in homes if (block := self._opened(home, pool, bad)) is not None}
+            if len(opened) == len(homes):
+                return indices, opened
+            indices = self._replaced(step, indices, pool, bad)
+
+    def _opened(self, home: int, pool: BlockPool, bad: set[int]) -> Block | None:
+        if home in bad:
+            return None
+        try:
+            return pool.get(home) if pool.holds(home) else self._blocks.open(home)
+        except DamagedShardError as error:
+            if self._reading.damaged == "stop":
+                raise
+            bad.add(home)
+            self._reading.tell(str(error), self._blocks.rows[home])
+            return None
+
+    def _replaced(self, step: int, indices: Indices, pool: BlockPool, bad: set[int]) -> Indices:
+        """Indices with rows of the same window, or the next, in place of those in bad blocks.
+
+        What takes a row's place follows from its lane alone, so that it is the same on any number of replicas.
+        """
+        own = self._order.lanes_of(self._rank, self._world_size)
+        before, after = self._order.positions(step), self._order.positions(step + 1)
+        streams = [(lane, at) for lane in own for at in range(before[lane], after[lane])]
+        homes, rows = self._blocks.find(indices)
+        mended = indices.copy()
+        for place, (lane, position) in enumerate(streams):
+            if int(homes[place]) not in bad:
+                continue
+            healthy = self._healthy(lane, position, pool, bad)
+            instead = healthy[position % len(healthy)]
+            mended[place] = self._blocks.starts[instead] + rows[place] % self._blocks.rows[instead]
+        return mended
+
+    def _healthy(self, lane: int, position: int, pool: BlockPool, bad: set[int]) -> list[int]:
+        """The blocks that can be read of the window at a position, or of the first after it that has any."""
+        first = window = self._order.window(lane, position)
+        while window.start - first.start <= self.manifest.rows:
+            healthy = [block for block in window.blocks if self._opened(block, pool, bad) is not None]
+            if healthy:
+                return healthy
+            window = self._order.window(lane, window.stop)
+        raise DamagedShardError(f"every block of lane {lane} is damaged")
+
+    def _block_budget(self) -> int:
+        """What batches leave of the budget."""
+        size = int(np.prod(self._transform.shape))
+        return self._reading.memory_bytes - batches_bytes(self.manifest, self._order.batch_size, self._world_size, size)
+
+    def _assemble(self, first_row: int, indices: Indices, opened: dict[int, Block]) -> LocalBatch:
+        images, *others = [self._pictures(indices, opened, name) for name in self.manifest.columns]
+        homes, rows = self._blocks.find(indices)
+        labels = [opened[home].labels[row] for home, row in zip(homes.tolist(), rows.tolist(), strict=True)]
+        return LocalBatch(first_row, images, others[0] if others else None, torch.tensor(labels, dtype=torch.int64))
+
+    def _pictures(self, indices: Indices, opened: dict[int, Block], column: str) -> Tensor:
+        """Rows of the data set, from the blocks that hold them, (N, C, H, W)."""
+        images = torch.empty((len(indices), *self._transform.shape), dtype=torch.uint8, pin_memory=self._reading.pinned)
+        target = images.numpy()
+        homes, rows = self._blocks.find(indices)
+        places = list(zip(range(len(indices)), homes.tolist(), rows.tolist(), strict=True))
+        if self.manifest.shape is not None:
+            for place, home, row in places:
+                target[place] = opened[home].pictures[column][row]
+        else:
+
+            def decode(at: tuple[int, int, int]) -> None:
+                place, home, row = at
+                target[place] = self._transform(opened[home].pictures[column][row].as_py())
+
+            list(self._decoders.map(decode, places))
+        return images.permute(0, 3, 1, 2)
+
+
+class _Ahead:
+    """Runs through batches in a thread, a few ahead of who takes them."""
+
+    def __init__(self, batches: Generator[LocalBatch, None, None], step: int) -> None:
+        self.next_step = step
+        self._ready: queue.Queue[LocalBatch | Exception] = queue.Queue(BATCHES_AHEAD)
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, args=(batches,), daemon=True, name="loader")
+        self._thread.start()
+
+    def take(self) -> LocalBatch:
+        """The next batch. Raises what making it raised."""
+        found = self._ready.get()
+        if isinstance(found, Exception):
+            self._ready.put(found)  # Whoever asks again hears it again.
+            raise found
+        self.next_step += 1
+        return found
+
+    def stop(self) -> None:
+        self._stopping = True
+        while self._thread.is_alive():
+            with suppress(queue.Empty):
+                self._ready.get_nowait()
+            self._thread.join(0.01)
+
+    def _run(self, batches: Generator[LocalBatch, None, None]) -> None:
+        try:
+            for batch in batches:
+                self._ready.put(batch)
+                if self._stopping:
+                    break
+        except Exception as error:  # The thread that takes batches has to hear of it.
+            self._ready.put(error)
+        finally:
+            batches.close()

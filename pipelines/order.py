@@ -1,10 +1,12 @@
 """The order of samples: which rows of a data set make up each global batch, and which replica reads them.
 
-A data set is dealt into lanes, equal runs of its rows. A lane is a stream of its own: it goes through its
-rows in an order keyed by (seed, lane, epoch), again and again. Step s takes from lane l the samples that
-bring the lane's total to ``floor(((s + 1) * B + o(l)) / L)``, where B is the batch size, L the number of
-lanes and o a permutation of 0 .. L - 1. By Hermite's identity the lanes' shares sum to exactly B, whatever
-B and L are; when L divides B they are equal. So any step is reached without replaying those before.
+The blocks of a data set are shuffled by the seed and dealt into lanes, equal runs of the rows in that order.
+A lane is a stream of its own: in every epoch it goes through its blocks in another order, a few at a time (a
+window), and through the rows of a window in any order. Step s takes from lane l the samples that bring the
+lane's total to ``floor(((s + 1) * B + o(l)) / L)``, where B is the batch size, L the number of lanes and o a
+permutation of 0 .. L - 1. By Hermite's identity the lanes' shares sum to exactly B, whatever B and L are;
+when L divides B they are equal. So any step is reached without replaying those before, and what is read
+next is known long before.
 
 A replica owns a contiguous run of lanes, and so a contiguous run of the global batch's rows.
 """
@@ -13,72 +15,154 @@ from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 Indices = NDArray[np.int64]
+#: A lane has so many blocks open at once; its rows are shuffled among them.
+WINDOW_BLOCKS = 4
 
 
-@dataclass(frozen=True)
-class Share:
+class Share(NamedTuple):
     """What one replica reads at one step: rows of the data set, and where they stand in the global batch."""
 
     first_row: int
     indices: Indices
 
 
-@dataclass
+class Window(NamedTuple):
+    """A run of a lane's stream whose rows lie in a few blocks.
+
+    Attributes:
+        start, stop: positions in the lane's stream, which goes on from epoch to epoch.
+        blocks: numbers of the blocks, ascending.
+    """
+
+    lane: int
+    start: int
+    stop: int
+    blocks: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class _Epoch:
+    """One epoch of a lane: its rows in order, where windows end, and the blocks of each."""
+
+    rows: Indices
+    stops: Indices
+    blocks: tuple[tuple[int, ...], ...]
+
+
 class Order:
     """The order of one data set, batch size and seed.
 
     Args:
-        rows: of the data set; at least `lanes`.
-        lanes: from its manifest.
+        blocks: the rows of each block.
+        lanes: from the manifest; no more than there are rows.
         batch_size: samples in the global batch.
         seed: of the run.
     """
 
-    rows: int
-    lanes: int
-    batch_size: int
-    seed: int
-    _offsets: Indices = field(init=False, repr=False)
-    _epochs: dict[int, tuple[int, Indices]] = field(init=False, repr=False, default_factory=dict)
-
-    def __post_init__(self) -> None:
+    def __init__(self, blocks: Sequence[int], lanes: int, batch_size: int, seed: int) -> None:
+        self.lanes, self.batch_size, self.seed = lanes, batch_size, seed
+        sizes = np.asarray(blocks, dtype=np.int64)
+        self.rows = int(sizes.sum())
+        self._starts = np.cumsum(sizes) - sizes
+        self._shuffled = _generator(seed, "blocks").permutation(len(sizes))
+        self._stops = np.cumsum(sizes[self._shuffled])
         # Multiples of a number near the golden section of L spread early turns evenly over the lanes, and so
         # over the replicas, when a batch is smaller than the number of lanes.
-        stride = (
-            next(n for n in range(round(self.lanes * 0.618), 0, -1) if math.gcd(n, self.lanes) == 1)
-            if self.lanes > 1
-            else 1
-        )
-        self._offsets = np.arange(self.lanes, dtype=np.int64) * stride % self.lanes
+        stride = next(n for n in range(round(lanes * 0.618), 0, -1) if math.gcd(n, lanes) == 1) if lanes > 1 else 1
+        self._offsets = np.arange(lanes, dtype=np.int64) * stride % lanes
+        self._epochs: dict[int, dict[int, _Epoch]] = {lane: {} for lane in range(lanes)}
+
+    def lanes_of(self, rank: int, world_size: int) -> range:
+        """The lanes of replica `rank` of `world_size`."""
+        return range(rank * self.lanes // world_size, (rank + 1) * self.lanes // world_size)
+
+    def positions(self, step: int) -> Indices:
+        """How far each lane's stream has come before `step`."""
+        return (step * self.batch_size + self._offsets) // self.lanes
+
+    def step_of(self, lane: int, position: int) -> int:
+        """The step that takes what stands at `position` of a lane's stream."""
+        return -(-((position + 1) * self.lanes - int(self._offsets[lane])) // self.batch_size) - 1
 
     def share(self, step: int, rank: int, world_size: int) -> Share:
         """The part of `step`'s batch that replica `rank` of `world_size` owns."""
-        before = (step * self.batch_size + self._offsets) // self.lanes
-        after = ((step + 1) * self.batch_size + self._offsets) // self.lanes
-        first = rank * self.lanes // world_size
-        last = (rank + 1) * self.lanes // world_size
-        parts = [self._take(lane, before[lane], after[lane]) for lane in range(first, last)]
-        first_row = int((after[:first] - before[:first]).sum())
+        before, after = self.positions(step), self.positions(step + 1)
+        own = self.lanes_of(rank, world_size)
+        parts = [part for lane in own for part in self._take(lane, int(before[lane]), int(after[lane]))]
+        first_row = int((after[: own.start] - before[: own.start]).sum())
         return Share(first_row, np.concatenate(parts) if parts else np.empty(0, dtype=np.int64))
 
-    def _take(self, lane: int, start: int, stop: int) -> Indices:
-        """The samples at positions [start, stop) of a lane's stream, as rows of the data set."""
-        low, high = lane * self.rows // self.lanes, (lane + 1) * self.rows // self.lanes
-        length = high - low
-        taken = [low + self._epoch(lane, int(at) // length, length)[at % length] for at in range(start, stop)]
-        return np.array(taken, dtype=np.int64)
+    def window(self, lane: int, position: int) -> Window:
+        """The window in which a position of a lane's stream lies."""
+        epoch, at = divmod(position, self._length(lane))
+        found = self._epoch(lane, epoch)
+        number = int(np.searchsorted(found.stops, at, side="right"))
+        begin = position - at
+        start = int(found.stops[number - 1]) if number else 0
+        return Window(lane, begin + start, begin + int(found.stops[number]), found.blocks[number])
 
-    def _epoch(self, lane: int, epoch: int, length: int) -> Indices:
-        """The order of a lane's rows in one epoch; the last one asked for is kept."""
-        kept = self._epochs.get(lane)
-        if kept is None or kept[0] != epoch:
-            digest = hashlib.blake2b(f"{self.seed}/{lane}/{epoch}".encode(), digest_size=16).digest()
-            generator = np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))
-            kept = self._epochs[lane] = (epoch, generator.permutation(length))
-        return kept[1]
+    def _take(self, lane: int, start: int, stop: int) -> Iterator[Indices]:
+        """The samples at positions [start, stop) of a lane's stream, as rows of the data set."""
+        length = self._length(lane)
+        while start < stop:
+            epoch, at = divmod(start, length)
+            rows = self._epoch(lane, epoch).rows[at : at + stop - start]
+            yield rows
+            start += len(rows)
+
+    def _length(self, lane: int) -> int:
+        return (lane + 1) * self.rows // self.lanes - lane * self.rows // self.lanes
+
+    def _epoch(self, lane: int, epoch: int) -> _Epoch:
+        """The order of a lane's rows in one epoch; the last two that were asked for are kept."""
+        kept = self._epochs[lane]
+        if epoch not in kept:
+            while len(kept) > 1:
+                kept.pop(next(iter(kept)))
+            kept[epoch] = self._lay_out(lane, epoch)
+        return kept[epoch]
+
+    def _lay_out(self, lane: int, epoch: int) -> _Epoch:
+        generator = _generator(self.seed, f"{lane}/{epoch}")
+        pieces = self._pieces(lane)
+        pieces = [pieces[at] for at in generator.permutation(len(pieces))]
+        rows, stops, blocks, done = [], [], [], 0
+        # Lanes do not open all their windows at the same steps: some begin with a short one.
+        cuts = [0, *range(1 + lane % WINDOW_BLOCKS, len(pieces), WINDOW_BLOCKS), len(pieces)]
+        for low, high in pairwise(cuts):
+            window = np.concatenate([np.arange(first, last) for _, first, last in pieces[low:high]])
+            rows.append(generator.permutation(window))
+            done += len(window)
+            stops.append(done)
+            blocks.append(tuple(sorted({block for block, _, _ in pieces[low:high]})))
+        return _Epoch(np.concatenate(rows), np.asarray(stops, dtype=np.int64), tuple(blocks))
+
+    def _pieces(self, lane: int) -> list[tuple[int, int, int]]:
+        """What a lane has of each block that it has something of: (block, first row, last row + 1)."""
+        low, high = lane * self.rows // self.lanes, (lane + 1) * self.rows // self.lanes
+        pieces = []
+        at = int(np.searchsorted(self._stops, low, side="right"))
+        while low < high:
+            block, stop = int(self._shuffled[at]), int(self._stops[at])
+            start = stop - self._size(at)
+            first = int(self._starts[block]) - start
+            pieces.append((block, first + low, first + min(stop, high)))
+            low, at = stop, at + 1
+        return pieces
+
+    def _size(self, at: int) -> int:
+        return int(self._stops[at] - (self._stops[at - 1] if at else 0))
+
+
+def _generator(seed: int, name: str) -> np.random.Generator:
+    digest = hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=16).digest()
+    return np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))

@@ -1,28 +1,45 @@
 """Shards and their manifest: the one contract between writing and reading data.
 
-A data set is a folder of Arrow IPC files of one record batch each, and ``manifest.json``, which is written
-last. Columns: ``image``, uint8 (H, W, C); ``label``, int64 or null; ``key``, the sample's name in its source.
+A shard is an Arrow IPC file. Each of its record batches is a block, the least that is read at once: a block
+is one range of bytes, which the manifest gives together with its checksum, so that any block can be read and
+checked without reading what is around it. A manifest is never changed: appending writes the next version,
+which lists the old shards too.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import xxhash
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, computed_field
 
 from pipelines.storage import Location
 
 Images = NDArray[np.uint8]
-MANIFEST = "manifest.json"
+Stored = Literal["decoded", "encoded"]
+#: Stands for the label of what has none.
+NO_LABEL = -1
+_MANIFEST = re.compile(r"manifest-(\d{5})\.json")
+
+
+class DamagedShardError(ValueError):
+    """A shard that is missing, or not what the manifest says; its text is the one line to show."""
 
 
 class Shard(BaseModel):
-    """One file of a data set."""
+    """One file of a data set.
+
+    Attributes:
+        offsets: where each block starts in the file, and where the last one ends.
+        checks: each block's XXH3 (64 bits, hexadecimal).
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -30,67 +47,181 @@ class Shard(BaseModel):
     rows: int
     bytes: int
     sha256: str
+    offsets: tuple[int, ...]
+    checks: tuple[str, ...]
 
 
 class Manifest(BaseModel):
-    """What a data set holds, and how it came to be."""
+    """What a data set holds, and how it came to be.
+
+    Attributes:
+        version: 1, and one more for every batch of images that was appended.
+        sources: what each version added.
+        plan: names the ingest that made this version, so that the same ingest finds its work done.
+        stored: pixels at the target size, or the source's own bytes.
+        shape: of decoded images, (height, width, channels).
+        columns: of pictures: ``image``, and ``paired`` where the source has pairs.
+        classes: what the labels stand for, where the source says so.
+        lanes: how many streams the rows are dealt into; see `pipelines.order`.
+        block_rows: rows of every block but a shard's last.
+        skipped, converted: how many samples, by kind, are not here, and are here in another colour mode.
+    """
 
     model_config = ConfigDict(frozen=True)
 
+    format: Literal[2] = 2
     version: int = 1
-    source: str
-    transform: dict[str, str | int]
-    height: int
-    width: int
-    channels: int
+    sources: tuple[str, ...]
+    plan: str
+    stored: Stored = "decoded"
+    transform: dict[str, str | int] | None
+    shape: tuple[int, int, int] | None
+    columns: tuple[str, ...] = ("image",)
+    classes: tuple[str, ...] = ()
     lanes: int
+    block_rows: int
     skipped: dict[str, int]
+    converted: dict[str, int]
     shards: tuple[Shard, ...]
 
     @property
     def rows(self) -> int:
         return sum(shard.rows for shard in self.shards)
 
+    @property
+    def bytes(self) -> int:
+        return sum(shard.bytes for shard in self.shards)
+
+    @property
+    def name(self) -> str:
+        return manifest_name(self.version)
+
+    @property
+    def arrow(self) -> pa.Schema:
+        return schema(self.columns, self.shape)
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def fields(self) -> dict[str, str]:
+        """The shards' Arrow schema, for a person."""
+        return {field.name: str(field.type) for field in self.arrow}
+
     @computed_field  # type: ignore[prop-decorator]
     @property
     def hash(self) -> str:
         """Names the data set's version: it follows the order and content of the rows, not where they lie."""
-        digest = hashlib.sha256(f"{self.lanes}/{self.height}x{self.width}x{self.channels}".encode())
+        digest = hashlib.sha256(f"{self.lanes}/{self.block_rows}/{self.shape}/{self.columns}".encode())
         for shard in self.shards:
             digest.update(f"{shard.rows}/{shard.sha256}".encode())
         return digest.hexdigest()[:16]
 
 
-def encode(images: Images, labels: Sequence[int | None], keys: Sequence[str]) -> bytes:
-    """Images (N, H, W, C) with their labels and keys -> the bytes of a shard."""
-    tensor = pa.FixedShapeTensorArray.from_numpy_ndarray(np.ascontiguousarray(images))
-    batch = pa.record_batch(
-        {"image": tensor, "label": pa.array(labels, pa.int64()), "key": pa.array(keys, pa.string())}
-    )
-    sink = io.BytesIO()
-    with pa.ipc.new_file(sink, batch.schema) as writer:
-        writer.write_batch(batch)
-    return sink.getvalue()
+def manifest_name(version: int) -> str:
+    return f"manifest-{version:05}.json"
 
 
-def read_manifest(folder: Location) -> Manifest:
-    """Raises FileNotFoundError if `folder` holds no (complete) data set."""
-    return Manifest.model_validate_json((folder / MANIFEST).read())
+def versions(folder: Location) -> list[int]:
+    """The complete versions of a data set, oldest first; none if there is no data set."""
+    return sorted(int(match[1]) for file in folder.files() if (match := _MANIFEST.fullmatch(file.name)))
 
 
-def read_images(folder: Location, shard: Shard) -> Images:
-    """A shard's images, (rows, H, W, C), mapped into memory where the folder is local.
+def read_manifest(folder: Location, version: int | None = None) -> Manifest:
+    """A version of a data set, or its latest.
 
     Raises:
-        ValueError: the file is missing, or not what the manifest says.
+        FileNotFoundError: `folder` holds no complete data set, or not that version.
+        DamagedShardError: the manifest cannot be read, or is of another format.
     """
-    file = folder / shard.name
+    if version is None:
+        known = versions(folder)
+        if not known:
+            raise FileNotFoundError(f"{folder} holds no data set (no manifest-*.json)")
+        version = known[-1]
+    file = folder / manifest_name(version)
     try:
-        buffer = file.buffer()
-    except OSError as error:
-        raise ValueError(f"shard {file} cannot be read: {error}") from error
-    if buffer.size != shard.bytes:
-        raise ValueError(f"shard {file} has {buffer.size} bytes, the manifest says {shard.bytes}: ingest it again")
-    column = pa.ipc.open_file(buffer).get_batch(0).column("image")
-    images: Images = column.to_numpy_ndarray()
+        return Manifest.model_validate_json(file.read())
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{folder} has no version {version} (no {file.name})") from None
+    except ValueError as error:
+        raise DamagedShardError(f"{file} is no manifest that this version reads (format 2): ingest again") from error
+
+
+def read_keys(folder: Location, manifest: Manifest | None) -> pa.ChunkedArray:
+    """The source keys of all rows, and nothing else of them; of no data set, none."""
+    chunks = []
+    for shard in manifest.shards if manifest else ():
+        assert manifest is not None
+        options = pa.ipc.IpcReadOptions(included_fields=[manifest.arrow.get_field_index("key")])
+        with (folder / shard.name).open() as file:
+            chunks += pa.ipc.open_file(file, options=options).read_all().column("key").chunks
+    return pa.chunked_array(chunks, pa.string())
+
+
+def schema(columns: Sequence[str], shape: tuple[int, int, int] | None) -> pa.Schema:
+    """The columns of every shard; `shape` None is for pictures that are stored encoded."""
+    picture = pa.binary() if shape is None else pa.fixed_shape_tensor(pa.uint8(), shape)
+    pictures = [pa.field(name, picture) for name in columns]
+    return pa.schema([*pictures, pa.field("label", pa.int64()), pa.field("key", pa.string())])
+
+
+class Encoded(NamedTuple):
+    """The bytes of a shard, and where and what its blocks are."""
+
+    content: pa.Buffer
+    offsets: tuple[int, ...]
+    checks: tuple[str, ...]
+
+
+def encode(
+    pictures: Mapping[str, Sequence[Images] | Sequence[bytes]],
+    labels: Sequence[int | None],
+    keys: Sequence[str],
+    block_rows: int,
+) -> Encoded:
+    """Pictures (by column), labels and keys, all of the same length, -> a shard."""
+    decoded = not isinstance(next(iter(pictures.values()))[0], bytes)
+    shape = np.shape(next(iter(pictures.values()))[0]) if decoded else None
+    arrow = schema(tuple(pictures), shape)
+    sink = pa.BufferOutputStream()
+    offsets = [0]
+    with pa.ipc.new_file(sink, arrow) as writer:
+        for start in range(0, len(keys), block_rows):
+            part = slice(start, start + block_rows)
+            columns = [_column(values[part]) for values in pictures.values()]
+            columns += [pa.array(labels[part], pa.int64()), pa.array(keys[part], pa.string())]
+            batch = pa.record_batch(columns, arrow)
+            writer.write_batch(batch)
+            if start == 0:  # The file's own beginning is written together with the first block.
+                offsets[0] = sink.tell() - pa.ipc.get_record_batch_size(batch)
+            offsets.append(sink.tell())
+    content = sink.getvalue()
+    checks = tuple(checksum(content[start:stop]) for start, stop in pairwise(offsets))
+    return Encoded(content, tuple(offsets), checks)
+
+
+def _column(values: Sequence[Images] | Sequence[bytes]) -> pa.Array:
+    if isinstance(values[0], bytes):
+        return pa.array(values, pa.binary())
+    return pa.FixedShapeTensorArray.from_numpy_ndarray(np.stack(values))
+
+
+def checksum(content: memoryview | pa.Buffer) -> str:
+    """What a shard's `checks` hold of a block's bytes."""
+    return xxhash.xxh3_64_hexdigest(content)
+
+
+def rows_of(content: pa.Buffer, arrow: pa.Schema) -> pa.RecordBatch:
+    """A block's bytes -> its rows, without a copy."""
+    return pa.ipc.read_record_batch(content, arrow)
+
+
+def pixels(rows: pa.RecordBatch, column: str) -> Images:
+    """A column of decoded pictures, (rows, H, W, C), without a copy."""
+    images: Images = rows.column(column).to_numpy_ndarray()
     return images
+
+
+def labels(rows: pa.RecordBatch) -> NDArray[np.int64]:
+    """The labels, NO_LABEL where there is none."""
+    values: NDArray[np.int64] = rows.column("label").fill_null(NO_LABEL).to_numpy()
+    return values

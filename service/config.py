@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, ValidationError
+from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, SerializeAsAny, ValidationError
 
 from pipelines.images import Transform
+from pipelines.plan import SKIP_LIMIT
 from pipelines.sources import Source
 from service.components import Component, ConfigError, name_of, nearest, resolve
 from service.networks import ImageShape, Network
@@ -46,6 +47,19 @@ class Data(_Options):
     )
     transform: Transform = Field(Transform(), description="size, channels and resampling of the images")
     shards: str | None = Field(None, description="folder or URI of the Arrow shards [default: under storage]")
+    version: int | None = Field(None, ge=1, description="of the shards' manifest [default: the latest]")
+    stored: Literal["decoded", "encoded"] = Field("decoded", description="what an ingest writes: pixels, or pictures")
+    skip_limit: float = Field(SKIP_LIMIT, ge=0, le=1, description="share of samples that an ingest may skip")
+    damaged: Literal["stop", "replace"] = Field("stop", description="what to do about a block that is damaged")
+
+
+class Loader(_Options):
+    """How the replicas read. None of it changes what they read."""
+
+    memory_bytes: ByteSize = Field(ByteSize(1 << 30), description="of open blocks and batches, for each replica")
+    cache: str | None = Field(None, description="folder on every host that keeps what comes from object storage")
+    cache_bytes: ByteSize = Field(ByteSize(50 << 30), description="most that a host's cache holds")
+    decode_threads: int | None = Field(None, ge=1, description="for encoded pictures [default: the replica's CPUs]")
 
 
 class Logging(_Options):
@@ -92,6 +106,7 @@ class Run(_Options):
     dtype: Literal["float32", "float64"] = Field("float32", description="of weights and arithmetic")
     batch: Batch = Batch()
     data: Data
+    loader: Loader = Loader()
     network: Annotated[Network, *_of("service.networks", Network)]
     task: Annotated[Task, *_of("service.tasks", Task)] = Field("unconditional", validate_default=True)
     objective: Annotated[Objective, *_of("service.objectives", Objective)] = Field("bce", validate_default=True)
@@ -127,7 +142,19 @@ class Run(_Options):
 
 
 CIRCUMSTANCES = frozenset(
-    ["recipe", "steps", "logging", "checkpoints", "replicas", "cluster", "tracking", "storage", "name", "resume"]
+    [
+        "recipe",
+        "steps",
+        "loader",
+        "logging",
+        "checkpoints",
+        "replicas",
+        "cluster",
+        "tracking",
+        "storage",
+        "name",
+        "resume",
+    ]
 )
 
 
@@ -173,6 +200,8 @@ def _plain(value: Any) -> Any:
     if isinstance(value, BaseModel):
         fields = {name: _plain(getattr(value, name)) for name in type(value).model_fields}
         return {"name": name_of(value), **fields} if isinstance(value, Component) else fields
+    if isinstance(value, ByteSize):
+        return int(value)
     return list(value) if isinstance(value, tuple) else value
 
 

@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 import hashlib
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
+import numpy as np
+import ray
 from rich.console import Console
-from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from pipelines.ingest import ingest
-from pipelines.shards import Manifest, read_manifest
+from pipelines.ingest import Report, Tasks, here, ingest
+from pipelines.plan import Options
+from pipelines.ray_tasks import on_ray
+from pipelines.shard_writer import Part, Work
+from pipelines.shards import DamagedShardError, Manifest, read_manifest
 from pipelines.storage import Location, join
+from pipelines.windows import least_bytes
+from service.cluster import connect
 from service.components import ConfigError
 from service.config import Run, storage_root
+from service.progress import duration
+
+#: So little is done here before a cluster would have started.
+_WORKS_HERE = 2
+_LINE_SECONDS = 10.0
 
 
 def prepare(run: Run, console: Console) -> tuple[str, Manifest]:
@@ -20,32 +35,104 @@ def prepare(run: Run, console: Console) -> tuple[str, Manifest]:
     Raises:
         ConfigError: the source is missing, or the shards are of other images than the run asks for.
     """
-    folder = run.data.shards or _default_folder(run)
+    folder = folder_of(run)
     location = Location.of(folder)
     try:
-        manifest = read_manifest(location)
-    except FileNotFoundError:
-        manifest = _ingest(run, location, console)
+        manifest = read_manifest(location, run.data.version)
+    except FileNotFoundError as error:
+        if run.data.version is not None:
+            raise ConfigError(f"data.version: {error}") from error
+        manifest = write(run, console)
+    except DamagedShardError as error:
+        raise ConfigError(f"data.shards: {error}") from error
+    except OSError as error:
+        raise ConfigError(f"data.shards: {location} cannot be read: {error}") from error
+    _check(run, manifest, location)
+    return location.uri, manifest
+
+
+def folder_of(run: Run) -> str:
+    """Where the run's shards are to be: where it says, or in a folder named by the source's content and the transform.
+
+    A source that has changed is so ingested again.
+    """
+    if run.data.shards:
+        return run.data.shards
+    described = f"{run.data.source.fingerprint()}/{run.data.transform.model_dump_json()}/{run.data.stored}"
+    digest = hashlib.blake2b(described.encode(), digest_size=6).hexdigest()
+    return join(storage_root(run.storage), f"shards/{type(run.data.source).__name__.lower()}-{digest}")
+
+
+def write(run: Run, console: Console, append: bool = False) -> Manifest:
+    """Ingest the run's source, in parallel if it is large, with progress on the console.
+
+    Raises:
+        ConfigError: as `ingest` does.
+    """
+    location = Location.of(folder_of(run))
+    options = Options(stored=run.data.stored, append=append, skip_limit=run.data.skip_limit)
+    try:
+        with _shown(f"writing {run.data.source.describe()}", console) as report:
+            return ingest(run.data.source, run.data.transform, location, options, _in_parallel(run), report)
+    except OSError as error:
+        raise ConfigError(f"data: {location} cannot be written from {run.data.source.describe()}: {error}") from error
+
+
+def _in_parallel(run: Run) -> Tasks:
+    def tasks(works: list[Work], progress: Callable[[int], None]) -> Iterator[Part]:
+        if len(works) <= _WORKS_HERE:
+            return here(works, progress)
+        if not ray.is_initialized():
+            connect(run.cluster)
+        return on_ray(works, progress)
+
+    return tasks
+
+
+def _check(run: Run, manifest: Manifest, location: Location) -> None:
     wanted = run.data.transform.model_dump()
-    if manifest.transform != wanted:
+    if manifest.transform is not None and manifest.transform != wanted:
         raise ConfigError(
             f"data.shards: {location} holds images made by {manifest.transform}, the recipe wants {wanted}; "
             "name another folder"
         )
     if run.replicas > manifest.lanes:
         raise ConfigError(f"replicas: {run.replicas} replicas cannot share the data set's {manifest.lanes} lanes")
-    return (location.path if location.is_local else folder), manifest
+    fewest = run.cluster.min_replicas or run.replicas
+    least = least_bytes(manifest, run.batch.size, fewest, int(np.prod(run.data.transform.shape)))
+    if run.loader.memory_bytes < least:
+        raise ConfigError(
+            f"loader.memory_bytes: {run.loader.memory_bytes:,} is too little for {location}; "
+            f"each of {fewest} replicas needs at least {least:,}"
+        )
 
 
-def _default_folder(run: Run) -> str:
-    """A folder named by the source's content and the transform, so that a changed source is ingested again."""
-    described = f"{run.data.source.fingerprint()}/{run.data.transform.model_dump_json()}"
-    digest = hashlib.blake2b(described.encode(), digest_size=6).hexdigest()
-    return join(storage_root(run.storage), f"shards/{type(run.data.source).__name__.lower()}-{digest}")
+@contextmanager
+def _shown(title: str, console: Console) -> Iterator[Report]:
+    """A bar with speed and time left; lines now and then where there is no terminal."""
+    began = last = time.monotonic()
+    at_first: int | None = None
 
+    def speed(done: int) -> str:
+        nonlocal at_first
+        at_first = done if at_first is None else at_first
+        return f"{(done - at_first) / max(time.monotonic() - began, 1e-3):,.0f} images/s"
 
-def _ingest(run: Run, location: Location, console: Console) -> Manifest:
-    columns = TextColumn("{task.description}"), MofNCompleteColumn(), TimeElapsedColumn()
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task(f"writing {run.data.source.describe()}, images")
-        return ingest(run.data.source, run.data.transform, location, lambda rows: bar.update(task, completed=rows))
+    if not console.is_terminal:
+
+        def report(done: int, samples: int) -> None:
+            nonlocal last
+            rate = speed(done)
+            if time.monotonic() - last >= _LINE_SECONDS:
+                last = time.monotonic()
+                left = (samples - done) * (last - began) / max(done - (at_first or 0), 1)
+                console.print(f"{title}: {done:,}/{samples:,} images, {rate}, {duration(left)} left", highlight=False)
+
+        yield report
+        return
+    columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), MofNCompleteColumn()
+    with Progress(
+        *columns, TextColumn("{task.fields[speed]}"), TimeRemainingColumn(), console=console, transient=True
+    ) as bar:
+        task = bar.add_task(title, total=None, speed="")
+        yield lambda done, samples: bar.update(task, completed=done, total=samples, speed=speed(done))

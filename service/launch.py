@@ -22,7 +22,6 @@ from service import best, checkpoints, cluster, registry, tracking
 from service.components import ConfigError
 from service.config import Run, dump, flatten, storage_root
 from service.datasets import prepare
-from service.divergence import Diverged
 from service.pictures import curves
 from service.progress import Display, duration, new_board
 from service.tracking import TrackingError
@@ -77,9 +76,9 @@ def launch(run: Run, console: Console, began: float) -> None:
         board = new_board()
         with Display(board, run.steps, console, at.marks):
             result = fit(at, replica_main, board)
-        if isinstance(result.return_value, Diverged):
+        if result.return_value is not None:
             raise RunError(f"{result.return_value}; the last good checkpoint is {_where(result.checkpoint)}")
-        summary = _finish(at.prepared, at.tracking_run, result)
+        summary = _finish(at.prepared, at.tracking_run, result, ray.get(board.read.remote()).replaced_rows)
     console.print(f"done: {run.steps:,} steps in {duration(time.time() - began)}", highlight=False)
     for title, where in summary.items():
         console.print(f"  {title:<12}{where}", highlight=False, soft_wrap=True)
@@ -94,7 +93,8 @@ def started(run: Run, console: Console, began: float) -> Iterator[Started]:
     with ThreadPoolExecutor(1) as pool:  # Both take seconds, and neither needs the other.
         starting = pool.submit(_start_tracking, prepared)
         try:
-            cluster.connect(run.cluster)  # Here: a local Ray dies with the thread that starts it.
+            if not ray.is_initialized():  # An ingest may have joined it.
+                cluster.connect(run.cluster)  # Here: a local Ray dies with the thread that starts it.
             scaling = cluster.scaling(run)
         except BaseException:
             ray.shutdown()
@@ -128,6 +128,7 @@ def _prepare(run: Run, console: Console) -> Prepared:
     uri = run.tracking.uri or f"sqlite:///{root}/mlflow.db"
     tracking.check_reachable(uri)
     data, manifest = prepare(run, console)
+    run = run.model_copy(update={"data": run.data.model_copy(update={"version": manifest.version})})
     name = run.resume or run.name or f"{run.recipe}-{time.strftime('%Y%m%d-%H%M%S')}"
     folder = join(root, name)
     if run.resume is None and (Location.of(folder) / "run.json").exists():
@@ -139,7 +140,7 @@ def _check_writable(root: str) -> None:
     probe = Location.of(join(root, ".writable"))
     try:
         probe.write(b"")
-        probe.filesystem.delete_file(probe.path)
+        probe.delete()
     except OSError as error:
         raise ConfigError(f"storage: {root} cannot be written to: {error}") from error
 
@@ -156,7 +157,7 @@ def _start_tracking(prepared: Prepared) -> str:
             "recipe": run.recipe,
             "recipe.hash": run.recipe_hash,
             "manifest.hash": prepared.manifest.hash,
-            "manifest": f"{prepared.data}/manifest.json",
+            "manifest": str(Location.of(prepared.data) / prepared.manifest.name),
         },
         artifacts=None if run.tracking.uri else (root / "artifacts").as_uri(),
         resume=run.resume is not None,
@@ -165,7 +166,7 @@ def _start_tracking(prepared: Prepared) -> str:
 
 def _introduction(prepared: Prepared, scaling: ray.train.ScalingConfig) -> str:
     run, manifest = prepared.run, prepared.manifest
-    shape = f"{manifest.height}x{manifest.width}x{manifest.channels}"
+    shape = "x".join(map(str, run.data.transform.shape))
     device = "GPU" if scaling.use_gpu else f"{scaling.resources_per_worker['CPU']:g} CPU"
     replicas = "1 replica" if run.replicas == 1 else f"{run.replicas} replicas"
     return f"{run.steps:,} steps of {run.batch.size} images, {manifest.rows:,} of {shape}, on {replicas} of {device}"
@@ -174,6 +175,7 @@ def _introduction(prepared: Prepared, scaling: ray.train.ScalingConfig) -> str:
 def fit(at: Started, main: Callable[[Job], Any], board: Any) -> ray.train.Result:
     """Run `main` on every replica. Raises RunError if they fail for good, KeyboardInterrupt if the user stops them."""
     prepared, run = at.prepared, at.prepared.run
+    storage = Location.of(storage_root(run.storage))
     job = Job(dump(run), prepared.data, prepared.folder, prepared.tracking_uri, at.tracking_run, board)
     trainer = TorchTrainer(
         main,
@@ -181,7 +183,8 @@ def fit(at: Started, main: Callable[[Job], Any], board: Any) -> ray.train.Result
         scaling_config=at.scaling,
         run_config=ray.train.RunConfig(
             name=prepared.name,
-            storage_path=storage_root(run.storage),
+            storage_path=storage.path,
+            storage_filesystem=None if storage.is_local else storage.filesystem,
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=run.checkpoints.keep),
             failure_config=ray.train.FailureConfig(max_failures=run.cluster.max_failures),
         ),
@@ -208,7 +211,7 @@ def _where(checkpoint: ray.train.Checkpoint | None) -> str:
     return checkpoint.path if checkpoint else "none yet"
 
 
-def _finish(prepared: Prepared, tracking_run: str, result: ray.train.Result) -> dict[str, str]:
+def _finish(prepared: Prepared, tracking_run: str, result: ray.train.Result, replaced_rows: int) -> dict[str, str]:
     """Register the model, draw the curves, and say where everything is."""
     run, uri, folder = prepared.run, prepared.tracking_uri, local_folder(prepared.folder, tracking_run)
     assert result.checkpoint is not None
@@ -220,7 +223,7 @@ def _finish(prepared: Prepared, tracking_run: str, result: ray.train.Result) -> 
         if history := tracking.history(uri, tracking_run):
             curves(history, folder / "curves.png")
             tracking.log_file(uri, tracking_run, folder / "curves.png")
-        tracking.finish_run(uri, tracking_run, "FINISHED", {"model": model})
+        tracking.finish_run(uri, tracking_run, "FINISHED", {"model": model, "data.replaced_rows": str(replaced_rows)})
     except TrackingError as error:
         raise RunError(
             f"trained, but MLflow at {uri} fails ({error}); resume={prepared.name} registers the model"

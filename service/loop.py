@@ -83,7 +83,7 @@ class _Log:
         self._monitor = Monitor()
         self._pending: tuple[int, Pending] | None = None
         self._speed: dict[str, float] = {}
-        self._last: tuple[int, float] | None = None
+        self._last: tuple[int, float, float] | None = None
 
     def exchange(self, step: int, values: Mapping[str, Tensor]) -> Diverged | None:
         """Hand on the values before; start to fetch these."""
@@ -108,11 +108,16 @@ class _Log:
         return diverged
 
     def _measure(self, step: int) -> None:
-        now = time.perf_counter()
+        now, waited = time.perf_counter(), self._replica.waited_seconds
         if self._last is not None:
-            seconds = (now - self._last[1]) / (step - self._last[0])
-            self._speed = {"seconds_per_step": seconds, "images_per_second": self._run.batch.size / seconds}
-        self._last = (step, now)
+            steps = step - self._last[0]
+            seconds = (now - self._last[1]) / steps
+            self._speed = {
+                "seconds_per_step": seconds,
+                "images_per_second": self._run.batch.size / seconds,
+                "data_wait_seconds_per_step": (waited - self._last[2]) / steps,
+            }
+        self._last = (step, now, waited)
 
     def _hand_on(self, step: int, values: Mapping[str, float]) -> None:
         self._outputs.metrics(step, {**values, **self._speed})

@@ -26,6 +26,8 @@ class Posted:
     attempts: int = 0
     ready_at: float = 0.0
     first_step_at: float | None = None
+    replaced_rows: int = 0
+    hopeless: str | None = None
 
 
 class Board:
@@ -47,6 +49,15 @@ class Board:
 
     def warn(self, text: str) -> None:
         self._posted.warnings.append(text)
+
+    def replace(self, what: str, rows: int) -> None:
+        """Some rows of the data set cannot be read, and others are read instead."""
+        self._posted.replaced_rows += rows
+        self.warn(f"{what}; {rows} rows are replaced by others")
+
+    def give_up(self, reason: str) -> None:
+        """No other attempt at the run would do better."""
+        self._posted.hopeless = self._posted.hopeless or reason
 
     def read(self) -> Posted:
         return self._posted

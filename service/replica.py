@@ -124,6 +124,15 @@ class Replica:
         device, dtype = self._accelerator.device, self._run.torch_dtype
         self._stepper.restore_row_state({name: value.to(device, dtype) for name, value in state.rows.items()})
 
+    @property
+    def waited_seconds(self) -> float:
+        """How long steps have waited for data so far."""
+        return self._loader.waited_seconds
+
+    def close(self) -> None:
+        """Stop reading ahead."""
+        self._loader.close()
+
     def _open(self, step: int) -> Tensor:
         local = self._loader.batch(step)
         self._batch.start(step, local.first_row, len(local.images))

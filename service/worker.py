@@ -16,8 +16,10 @@ import ray.train.torch
 import torch
 from torch import Tensor
 
-from pipelines.loader import Loader
-from pipelines.storage import Location
+from pipelines.disk_cache import DiskCache
+from pipelines.loader import Loader, Reading, open_loader
+from pipelines.shards import DamagedShardError
+from pipelines.storage import Location, join
 from service import best, checkpoints
 from service.accelerators.torch_distributed import TorchDistributed
 from service.checkpoints import State
@@ -44,12 +46,30 @@ class Job:
     board: Any
 
 
-def replica_main(job: Job) -> Diverged | None:
-    """Train as one of the replicas that Ray has started. Returns where the run diverged, if it did."""
-    run, accelerator, replica = set_up(job)
-    start = _restore(replica)
-    outputs = RayOutputs(run, job, chief=accelerator.rank == 0, start=start)
-    diverged = train(run, accelerator, replica, outputs, start)
+@dataclass(frozen=True)
+class Stopped:
+    """Why a run must end that another attempt would not help."""
+
+    reason: str
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+def replica_main(job: Job) -> Diverged | Stopped | None:
+    """Train as one of the replicas that Ray has started. Returns why the run has ended before its time, if it has."""
+    if reason := ray.get(job.board.read.remote()).hopeless:
+        return Stopped(reason)
+    try:
+        run, accelerator, replica = set_up(job)
+        start = _restore(replica)
+        outputs = RayOutputs(run, job, chief=accelerator.rank == 0, start=start)
+        diverged = train(run, accelerator, replica, outputs, start)
+    except DamagedShardError as error:
+        # Only Ray can end the others, who wait for this replica; what it then starts again looks at the board.
+        ray.get(job.board.give_up.remote(str(error)))
+        raise
+    replica.close()
     outputs.close()
     return diverged
 
@@ -61,8 +81,28 @@ def set_up(job: Job) -> tuple[Run, TorchDistributed, Replica]:
     if device.type == "cpu":  # Ray says by this variable how many of the machine's CPUs are this replica's.
         torch.set_num_threads(max(1, int(os.environ.get("OMP_NUM_THREADS", "1"))))
     accelerator = TorchDistributed(device)
-    loader = Loader(Location.of(job.data), run.batch.size, run.seed, accelerator.rank, accelerator.world_size)
-    return run, accelerator, Replica(run, accelerator, loader)
+    return run, accelerator, Replica(run, accelerator, _loader(run, job, accelerator))
+
+
+def _loader(run: Run, job: Job, accelerator: TorchDistributed) -> Loader:
+    options = run.loader
+    return open_loader(
+        Location.of(job.data),
+        run.data.transform,
+        run.batch.size,
+        run.seed,
+        accelerator.rank,
+        accelerator.world_size,
+        version=run.data.version,
+        cache=DiskCache(Path(options.cache).expanduser(), options.cache_bytes) if options.cache else None,
+        reading=Reading(
+            memory_bytes=options.memory_bytes,
+            decode_threads=options.decode_threads or torch.get_num_threads(),
+            pinned=accelerator.device.type == "cuda",
+            damaged=run.data.damaged,
+            tell=lambda what, rows: job.board.replace.remote(what, rows),
+        ),
+    )
 
 
 def _restore(replica: Replica) -> int:
@@ -81,7 +121,6 @@ class RayOutputs:
 
     def __init__(self, run: Run, job: Job, chief: bool, start: int) -> None:
         self._run, self._job, self._chief = run, job, chief
-        self._storage = ray.train.get_context().get_storage()
         self._next_post = 0.0
         if not chief:
             return
@@ -129,11 +168,11 @@ class RayOutputs:
 
         def upload(checkpoint: ray.train.Checkpoint, name: str) -> ray.train.Checkpoint:
             try:
-                target = Location(self._storage.storage_filesystem, f"{self._storage.experiment_fs_path}/{name}")
+                target = Location.of(join(self._job.folder, name))
                 target.copy_from(Location.of(checkpoint.path))
                 if improves:
                     best.publish(Location.of(self._job.folder), candidate, Location.of(checkpoint.path))
-                self._tracker.tag("checkpoint.last", target.path)
+                self._tracker.tag("checkpoint.last", str(target))
             finally:
                 uploaded.set()
             return ray.train.Checkpoint(target.path, target.filesystem)

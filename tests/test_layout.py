@@ -16,10 +16,11 @@ LAYERS = [
     {"service.config", "service.recipe", "service.checkpoints", "service.monitors", "service.quality",
      "service.pictures"},
     {"service.replica", "service.loop", "service.journal", "service.tracking", "service.best", "service.registry",
-     "service.packaged_model", "service.datasets"},
+     "service.packaged_model"},
     {"service.worker", "service.cluster", "service.progress", "service.usage"},
+    {"service.datasets"},
     {"service.launch"},
-    {"service.train"},
+    {"service.train", "pipelines.__main__"},
 ]  # fmt: skip
 
 
@@ -36,7 +37,7 @@ def imports(file: Path) -> Iterator[str]:
 
 
 def layer_of(module: str) -> int | None:
-    for number, layer in enumerate(LAYERS):
+    for number, layer in reversed(list(enumerate(LAYERS))):  # `pipelines.__main__` before `pipelines`.
         if any(module == entry or module.startswith(f"{entry}.") for entry in layer):
             return number
     return None

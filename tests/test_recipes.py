@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pipelines.ingest import ingest
-from pipelines.loader import Loader
+from pipelines.loader import open_loader
 from pipelines.sources.digits import Digits
 from pipelines.storage import Location
 from service.accelerators.torch_distributed import TorchDistributed
@@ -20,7 +20,8 @@ def test_a_recipe_trains_both_networks(name: str, tmp_path: Path) -> None:
     run = load(name, ["batch.size=16"])
     folder = Location.of(str(tmp_path))
     ingest(Digits(), run.data.transform, folder)
-    replica = Replica(run, TorchDistributed(torch.device("cpu")), Loader(folder, run.batch.size, run.seed, 0, 1))
+    loader = open_loader(folder, run.data.transform, run.batch.size, run.seed)
+    replica = Replica(run, TorchDistributed(torch.device("cpu")), loader)
     before = [parameter.detach().clone() for parameter in replica.generator.parameters()]
     for step in range(3):
         metrics = replica.step(step)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipelines.loader import Loader
+from pipelines.loader import open_loader
 from pipelines.storage import Location
 from service import checkpoints
 from service.accelerators.torch_distributed import TorchDistributed
@@ -41,7 +41,7 @@ SCHEMES = {
 
 def build(options: list[str], rank: int, world_size: int, data: str) -> tuple[Run, Replica]:
     run = load("digits", [*TINY, *options])
-    loader = Loader(Location.of(data), run.batch.size, run.seed, rank, world_size)
+    loader = open_loader(Location.of(data), run.data.transform, run.batch.size, run.seed, rank, world_size)
     return run, Replica(run, TorchDistributed(torch.device("cpu")), loader)
 
 

@@ -26,7 +26,7 @@ def spoil(replica: Replica, bad_step: int) -> None:
         images = local.images.double()
         if step == bad_step:
             images[0, 0, 0, 0] = math.nan
-        return LocalBatch(local.first_row, images)
+        return local._replace(images=images)
 
     replica._loader.batch = batch  # type: ignore[method-assign]
 

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
+from numpy.typing import NDArray
 
-from pipelines.sources import Sample, Source
+from pipelines.shards import Images
+from pipelines.sources import ArraySource
 
 
-class Digits(Source):
+class Digits(ArraySource):
     """Alpaydin and Kaynak's optical recognition of handwritten digits (its test part), grey levels 0 to 16."""
 
-    def samples(self) -> Iterator[Sample]:
+    def arrays(self) -> tuple[Images, NDArray[np.integer]]:
         from sklearn.datasets import load_digits  # Takes a second to import; only an ingest needs it.
 
         digits = load_digits()
-        pictures = np.round(digits.images * (255 / 16)).astype(np.uint8)
-        for index, (picture, label) in enumerate(zip(pictures, digits.target, strict=True)):
-            yield Sample(f"{index:04}", picture, int(label))
+        return np.round(digits.images * (255 / 16)).astype(np.uint8), digits.target
+
+    def key(self, row: int) -> str:
+        return f"{row:04}"
 
     def fingerprint(self) -> str:
         return "digits"

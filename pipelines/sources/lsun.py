@@ -1,34 +1,32 @@
-"""LSUN's LMDB folders: 40-hex keys, values that are encoded pictures (JPEG by its README, WebP in fact)."""
+"""LSUN's LMDBs: 40-hex keys, values that are encoded pictures (JPEG by its README, WebP in fact)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-import lmdb
+import pyarrow as pa
 
-from pipelines.sources import Sample, Source, existing, fingerprint_files
-from service.components import ConfigError
+from pipelines.containers import in_lmdb
+from pipelines.sources import Sample, Source, Uri, existing, files_of, fingerprint_files, samples_at, tabulate
 
 
 class Lsun(Source):
-    """A folder with ``data.mdb``, such as ``bedroom_train_lmdb``. LSUN has one category a folder: no labels."""
+    """A folder with ``data.mdb``, such as ``bedroom_train_lmdb``, or the zip it came in, if that is not compressed.
 
-    uri: str
+    LSUN has one category a file: no labels.
+    """
 
-    def samples(self) -> Iterator[Sample]:
-        try:
-            environment = lmdb.open(str(existing(self.uri)), readonly=True, lock=False, readahead=False, create=False)
-        except lmdb.Error as error:
-            raise ConfigError(f"data.source.uri: {self.uri} is no LMDB folder ({error})") from error
-        with environment, environment.begin() as transaction:
-            for key, value in transaction.cursor():
-                yield Sample(key.decode("ascii", "backslashreplace"), bytes(value))
+    uri: Uri
+
+    def index(self) -> pa.Table:
+        return tabulate(in_lmdb(existing(self.uri)))
+
+    def read(self, part: pa.Table) -> Iterator[Sample]:
+        return samples_at(existing(self.uri), part)
 
     def fingerprint(self) -> str:
-        file = existing(self.uri) / "data.mdb"
-        if not file.exists():
-            raise ConfigError(f"data.source.uri: {file} does not exist; name the folder that holds data.mdb")
-        return fingerprint_files([file])
+        found = [file for file in files_of(existing(self.uri)) if not file.name.endswith("lock.mdb")]
+        return fingerprint_files(found)
 
     def describe(self) -> str:
-        return "LSUN LMDB"
+        return f"LSUN LMDB {existing(self.uri).name}"

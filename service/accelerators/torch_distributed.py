@@ -48,7 +48,7 @@ class TorchDistributed:
     def to_device(self, host: Tensor) -> Tensor:
         if self.device.type == "cpu":
             return host
-        return host.pin_memory().to(self.device, non_blocking=True)
+        return host.to(self.device, non_blocking=True)  # Copied in the background if the host's memory is pinned.
 
     def fetch(self, values: Mapping[str, Tensor]) -> Pending:
         return _Copy(tuple(values), torch.stack([value.to(torch.float64) for value in values.values()]))

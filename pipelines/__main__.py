@@ -1,0 +1,132 @@
+"""Data sets from the command line: ``python -m pipelines ingest|inspect|verify``.
+
+`ingest` takes a recipe and overrides as ``service/train.py`` does, so that what is written is what the recipe
+will ask for. It runs on the Ray cluster that is there, else on this machine's cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pipelines.shards import Manifest
+    from pipelines.storage import Location
+
+USER_ERROR, FAILURE, INTERRUPTED = 2, 1, 130
+
+_INGEST = """\
+examples:
+  python -m pipelines ingest self-dcgan-bedroom data.source.uri=bedroom_train_lmdb data.shards=s3://bucket/bedroom
+  python -m pipelines ingest digits data.source=folder data.source.uri=photos.zip data.transform.size=64 \\
+      data.transform.channels=3 data.shards=shards/photos
+  python -m pipelines ingest RECIPE data.shards=FOLDER data.source.uri=NEW --append
+
+Killed, and started again, it goes on where it was. `python service/train.py --help` lists sources and options.
+"""
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m pipelines", description="Makes and examines data sets.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    ingest = commands.add_parser(
+        "ingest",
+        help="write a source as shards",
+        epilog=_INGEST,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    ingest.add_argument("recipe", help="its data.source, data.transform, data.shards and data.stored count")
+    ingest.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
+    ingest.add_argument("--append", action="store_true", help="add to the data set that is there: its next version")
+    inspect = commands.add_parser("inspect", help="print a manifest, and draw a contact sheet")
+    verify = commands.add_parser("verify", help="read every shard, and compare it with its checksum")
+    for command in (inspect, verify):
+        command.add_argument("folder", help="folder or URI of a data set")
+        command.add_argument("--version", type=int, help="of the data set [default: the latest]")
+    inspect.add_argument("--sheet", type=Path, default=Path("contact-sheet.png"), help="where to draw [%(default)s]")
+    inspect.add_argument("--size", type=int, default=64, help="of the sheet's pictures, if they are stored encoded")
+    return parser
+
+
+def _ingest(arguments: argparse.Namespace) -> int:
+    from service.datasets import folder_of, write
+    from service.progress import console
+    from service.recipe import load
+
+    run = load(arguments.recipe, arguments.overrides)
+    manifest = write(run, console(), arguments.append)
+    skipped = sum(manifest.skipped.values())
+    more = f", {skipped:,} skipped (see skipped-*.json there)" if skipped else ""
+    console().print(
+        f"{folder_of(run)}: version {manifest.version}, {manifest.rows:,} images in {len(manifest.shards):,} shards, "
+        f"hash {manifest.hash}{more}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    return 0
+
+
+def _inspect(arguments: argparse.Namespace) -> int:
+    from pipelines.examine import contact_sheet, table
+    from pipelines.images import Transform
+    from service.progress import console
+
+    folder, manifest = _opened(arguments)
+    transform = Transform.model_validate(manifest.transform or {"size": arguments.size})
+    console().print(table(manifest, folder))
+    contact_sheet(folder, manifest, transform).save(arguments.sheet)
+    console().print(f"contact sheet: {arguments.sheet}", highlight=False, soft_wrap=True)
+    return 0
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    from rich.progress import DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
+
+    from pipelines.examine import damages
+    from service.progress import console
+
+    folder, manifest = _opened(arguments)
+    columns = DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=console(), transient=True) as bar:
+        task = bar.add_task("", total=manifest.bytes)
+        found = damages(folder, manifest, lambda size: bar.advance(task, size))
+    for line in found:
+        print(f"error: {line}", file=sys.stderr)
+    if found:
+        return FAILURE
+    read = f"{len(manifest.shards):,} shards, {manifest.bytes:,} bytes"
+    print(f"{folder}: version {manifest.version}, {read}: all as they were written")
+    return 0
+
+
+def _opened(arguments: argparse.Namespace) -> tuple[Location, Manifest]:
+    from pipelines.shards import read_manifest
+    from pipelines.storage import Location
+    from service.components import ConfigError
+
+    folder = Location.of(arguments.folder)
+    try:
+        return folder, read_manifest(folder, arguments.version)
+    except (OSError, ValueError) as error:
+        raise ConfigError(str(error)) from error
+
+
+def main() -> int:
+    """Returns the exit code: 2 for the user's mistakes, 1 for damage that was found."""
+    arguments = _parser().parse_args()
+    from service.components import ConfigError
+
+    try:
+        return {"ingest": _ingest, "inspect": _inspect, "verify": _verify}[arguments.command](arguments)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return USER_ERROR
+    except KeyboardInterrupt:
+        print("interrupted; the same command again goes on", file=sys.stderr)
+        return INTERRUPTED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,83 @@
+"""Many ranges of a file, read in few large pieces: how containers of pictures are read where they lie."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+import pyarrow as pa
+
+from pipelines.storage import Location
+
+#: Ranges are looked at in runs of this many, and read in the order in which they lie in the file.
+_RUN = 512
+#: Ranges with at most this much between them are read in one piece,
+_GAP_BYTES = 1 << 16
+#: unless it would become larger than this.
+_PIECE_BYTES = 1 << 23
+_THREADS = 16
+
+_T = TypeVar("_T")
+
+
+class Span(NamedTuple):
+    """A range of bytes."""
+
+    offset: int
+    size: int
+
+
+def read_spans(file: pa.NativeFile, spans: Iterable[Span], threads: int = 1) -> Iterator[bytes]:
+    """The bytes of every span, in the order given.
+
+    Args:
+        threads: how many pieces are read at once: many where every read has to travel.
+    """
+    with ThreadPoolExecutor(threads) as pool:
+        for run in _runs(spans):
+            pieces = _pieces(run)
+            contents = pool.map(lambda piece: file.read_at(piece.size, piece.offset), [piece for piece, _ in pieces])
+            found: list[bytes] = [b""] * len(run)
+            for (piece, members), content in zip(pieces, contents, strict=True):
+                for member in members:
+                    start = run[member].offset - piece.offset
+                    found[member] = content[start : start + run[member].size]
+            yield from found
+
+
+def read_files(files: Sequence[Location]) -> Iterator[bytes]:
+    """The content of every file, in the order given; of one that cannot be read, nothing."""
+    threads = 1 if not files or files[0].is_local else _THREADS
+    with ThreadPoolExecutor(threads) as pool:
+        for run in _runs(files):
+            yield from pool.map(Location.read, run)
+
+
+def threads_for(location: Location) -> int:
+    """How many reads at once pay off: several CPUs share a local disk without."""
+    return 1 if location.is_local else _THREADS
+
+
+def _runs(items: Iterable[_T]) -> Iterator[list[_T]]:
+    iterator = iter(items)
+    while run := list(itertools.islice(iterator, _RUN)):
+        yield run
+
+
+def _pieces(spans: Sequence[Span]) -> list[tuple[Span, list[int]]]:
+    """Spans, joined to the pieces to read; with each piece, which spans lie in it."""
+    pieces: list[tuple[Span, list[int]]] = []
+    for number in np.argsort([span.offset for span in spans], kind="stable").tolist():
+        offset, size = spans[number]
+        if pieces:
+            (start, length), members = pieces[-1]
+            end = max(start + length, offset + size)
+            if offset - (start + length) <= _GAP_BYTES and end - start <= _PIECE_BYTES:
+                members.append(number)
+                pieces[-1] = Span(start, end - start), members
+                continue
+        pieces.append((Span(offset, size), [number]))
+    return pieces

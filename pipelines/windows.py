@@ -1,0 +1,77 @@
+"""Which blocks are open while a replica goes through its lanes, and which are opened next."""
+
+from __future__ import annotations
+
+import heapq
+from itertools import pairwise
+
+from pipelines.block_pool import BlockPool
+from pipelines.order import WINDOW_BLOCKS, Order, Window
+from pipelines.shards import Manifest
+
+#: No lane has more windows open, though there be room: they would be no use yet.
+_WINDOWS_A_LANE = 3
+#: Batches that are ready before they are asked for.
+BATCHES_AHEAD = 2
+
+
+def least_bytes(manifest: Manifest, batch_size: int, world_size: int, row_bytes: int) -> int:
+    """The memory that a replica's loader needs: for the windows of one step, and the batches that are made of them.
+
+    Args:
+        row_bytes: of a picture as it is in a batch.
+    """
+    lanes = -(-manifest.lanes // world_size)
+    rows_a_step = -(-batch_size // manifest.lanes)
+    windows = 1 if rows_a_step == 1 else 2 + rows_a_step // manifest.block_rows
+    largest = max(stop - start for shard in manifest.shards for start, stop in pairwise(shard.offsets))
+    blocks = min(lanes * windows * WINDOW_BLOCKS * largest, manifest.bytes)
+    return blocks + batches_bytes(manifest, batch_size, world_size, row_bytes)
+
+
+def batches_bytes(manifest: Manifest, batch_size: int, world_size: int, row_bytes: int) -> int:
+    """Of the batches that are ready, the one that is being made, and the one in use."""
+    rows = -(-batch_size // manifest.lanes) * -(-manifest.lanes // world_size)
+    return (BATCHES_AHEAD + 2) * rows * row_bytes * len(manifest.columns)
+
+
+class Windows:
+    """The windows of some lanes: those of the present step are open, the next are opened in order of need.
+
+    Args:
+        order: of the run.
+        lanes: of the replica.
+        pool: opens the blocks, within its budget.
+    """
+
+    def __init__(self, order: Order, lanes: range, pool: BlockPool) -> None:
+        self._order, self._lanes, self._pool = order, lanes, pool
+        self._open: list[Window] = []
+        #: (step that needs it, lane, position in the lane's stream) of every lane's next window.
+        self._next: list[tuple[int, int, int]] = []
+
+    def move_to(self, step: int) -> None:
+        """Have wanted what `step` needs, and what comes after it as far as the budget goes.
+
+        Steps must come one after the other.
+
+        Raises:
+            OverBudgetError: the budget has no room for what `step` needs.
+        """
+        before, after = self._order.positions(step), self._order.positions(step + 1)
+        if not self._next:
+            self._next = [(step, lane, int(before[lane])) for lane in self._lanes]
+            heapq.heapify(self._next)
+        for window in self._open:
+            if window.stop <= before[window.lane]:
+                self._pool.release(window.blocks)
+        self._open = [window for window in self._open if window.stop > before[window.lane]]
+        while self._next:
+            _, lane, position = self._next[0]
+            window = self._order.window(lane, position)
+            if position < after[lane]:
+                self._pool.need(window.blocks)
+            elif len(self._open) >= _WINDOWS_A_LANE * len(self._lanes) or not self._pool.want(window.blocks):
+                return
+            self._open.append(window)
+            heapq.heapreplace(self._next, (self._order.step_of(lane, window.stop), lane, window.stop))
