@@ -115,7 +115,12 @@ def _opened(arguments: argparse.Namespace) -> tuple[Location, Manifest]:
 
 def main() -> int:
     """Returns the exit code: 2 for the user's mistakes, 1 for damage that was found."""
-    arguments = _parser().parse_args()
+    parser = _parser()
+    arguments, rest = parser.parse_known_args()
+    if rest and (arguments.command != "ingest" or any(word.startswith("-") for word in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:  # argparse takes no positional arguments behind an option that stands among them.
+        arguments.overrides += rest
     from service.components import ConfigError
 
     try:

@@ -108,7 +108,7 @@ def started(run: Run, console: Console, began: float) -> Iterator[Started]:
             raise ConfigError(f"tracking.uri: {prepared.tracking_uri} refuses the run: {error}") from error
     marks = ("begin", began), ("imports", imported), ("data", found), ("Ray and MLflow", time.time())
     try:
-        described = {**dump(run), "name": prepared.name, "resume": None}
+        described = {**dump(prepared.run), "name": prepared.name, "resume": None}
         (Location.of(prepared.folder) / "run.json").write(json.dumps(described, indent=2).encode())
         yield Started(prepared, tracking_run, scaling, marks)
     except BaseException as error:

@@ -41,9 +41,7 @@ def write_idx(folder: Path, zipped: bool = False, count: int = 7) -> Images:
 
 
 def write_lmdb(folder: Path, values: Mapping[str, bytes]) -> None:
-    size = 1 << 24
-    size += 2 * sum(map(len, values.values()))
-    with lmdb.open(str(folder), map_size=size) as environment, environment.begin(write=True) as transaction:
+    with lmdb.open(str(folder), map_size=1 << 27) as environment, environment.begin(write=True) as transaction:
         for key, value in values.items():
             transaction.put(key.encode(), value)
 

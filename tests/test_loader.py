@@ -256,19 +256,17 @@ def test_a_loader_that_is_closed_leaves_no_thread(numbers: tuple[Location, Image
     assert [thread.name for thread in threading.enumerate() if thread.name.startswith(("loader", "blocks"))] == []
 
 
-def damaged_copy(folder: Location, target: Path, damage: str) -> Location:
+def damaged_copy(folder: Location, target: Path, damage: str, shard: str = "shard-00001-00002.arrow") -> Location:
+    """A copy of a data set with a shard that is "flipped" (one bit), "cut", "missing" or, with "none", as it was."""
     target.mkdir()
     for file in folder.files():
         (target / file.name).write_bytes((folder / file.name).read())
-    shard = target / "shard-00001-00002.arrow"
-    content = bytearray(shard.read_bytes())
-    if damage == "flipped":
+    if damage == "missing":
+        (target / shard).unlink()
+    elif damage != "none":
+        content = bytearray((target / shard).read_bytes())
         content[len(content) // 2] ^= 1
-        shard.write_bytes(content)
-    elif damage == "cut":
-        shard.write_bytes(content[:-1000])
-    else:
-        shard.unlink()
+        (target / shard).write_bytes(content if damage == "flipped" else content[:-1000])
     return Location.of(str(target))
 
 

@@ -1,6 +1,5 @@
 """Object storage, over real HTTP: two servers that have nothing in common, and faults in front of one."""
 
-import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +13,7 @@ from pipelines.disk_cache import DiskCache
 from pipelines.examine import damages
 from pipelines.images import Transform
 from pipelines.ingest import ingest
-from pipelines.loader import Loader, Reading, open_loader
+from pipelines.loader import Loader, open_loader
 from pipelines.plan import Options
 from pipelines.shards import DamagedShardError, read_manifest, versions
 from pipelines.sources.folder import Folder
@@ -80,8 +79,8 @@ def test_a_file_is_created_once(s3: str) -> None:
     assert file.read() == b"first"
 
 
-def test_of_many_who_create_a_file_at_once_one_does(s3: str, server: str, request: pytest.FixtureRequest) -> None:
-    if "rclone" in request.node.name:
+def test_of_many_who_create_a_file_at_once_one_does(s3: str) -> None:
+    if "rclone" in s3:
         pytest.skip("rclone serves no conditional puts: writers at the same moment cannot be told apart there")
     file = Location.of(s3) / "claim"
     won: list[int] = []
@@ -202,18 +201,23 @@ def test_faults_lose_and_repeat_nothing(faulty: FaultyProxy, tmp_path: Path) -> 
     assert all(faulty.faults[fault] > 0 for fault, chance in faulty._chances.items() if chance)
 
 
-@pytest.mark.parametrize("faulty", [{}], indirect=True)
-def test_an_endless_failure_names_the_shard(faulty: FaultyProxy, tmp_path: Path) -> None:
+def test_a_missing_or_damaged_shard_names_itself(s3: str, tmp_path: Path) -> None:
     write_idx(tmp_path / "idx", count=300)
-    folder = Location.of(f"s3://{BUCKET}/shards")
+    folder = Location.of(s3)
     ingest(Idx(uri=str(tmp_path / "idx")), GREY, folder)
-    loader = open_loader(folder, GREY, 64, 0, reading=Reading())
-    faulty.close()
-    with pytest.raises(
-        DamagedShardError, match=rf"shard s3://{BUCKET}/shards/shard-00001-00000.arrow .* cannot be read"
+    shard = folder / "shard-00001-00000.arrow"
+    content = bytearray(shard.read())
+    content[len(content) // 2] ^= 1
+    for damage, what in (
+        (bytes(content), "has XXH3"),
+        (bytes(content[:9000]), "ends before"),
+        (None, "cannot be read"),
     ):
-        loader.batch(0)
-    loader.close()
+        shard.delete() if damage is None else shard.write(damage)
+        loader = open_loader(folder, GREY, 300, 0)
+        with pytest.raises(DamagedShardError, match=rf"shard {s3}/shard-00001-00000.arrow is damaged: .*{what}"):
+            loader.batch(0)
+        loader.close()
 
 
 def test_credentials_in_a_uri_are_refused_and_not_repeated() -> None:
@@ -224,33 +228,31 @@ def test_credentials_in_a_uri_are_refused_and_not_repeated() -> None:
         Location.of("s3://bucket/shards?access_key=x")
 
 
-def test_the_bedroom_recipe_trains_from_a_bucket_on_two_replicas(s3: str, server: str, tmp_path: Path) -> None:
-    """Shards, checkpoints and the best checkpoint in the bucket; and nothing secret anywhere."""
-    if os.environ.get("AWS_ENDPOINT_URL") != server:
-        pytest.fail("the environment leads elsewhere")
+def test_the_bedroom_recipe_trains_from_a_bucket_on_two_replicas(s3: str, tmp_path: Path) -> None:
+    """With checkpoints and the best checkpoint in the bucket, and nothing secret anywhere.
+
+    Ray makes objects that stand for folders, which rclone refuses: there the checkpoints are on the disk.
+    """
     bedrooms(tmp_path / "lmdb", 80, (70, 64))
+    storage = str(tmp_path / "runs") if "rclone" in s3 else f"{s3}/runs"
     recipe = ["self-dcgan-bedroom", f"data.source.uri={tmp_path / 'lmdb'}", f"data.shards={s3}/shards"]
     smaller = ["network.generator_channels=4", "network.critic_channels=4", "batch.size=16", "logging.samples=4"]
-    options = [
-        f"storage={s3}/runs",
-        f"tracking.uri=sqlite:///{tmp_path}/mlflow.db",
-        "name=bed",
-        "cluster.address=local",
-    ]
-    often = ["steps=6", "checkpoints.every=3", "logging.every=1", "cluster.cpus_per_replica=1"]
-    words = [*recipe, *smaller, *options, *often, f"loader.cache={tmp_path / 'cache'}"]
-    code, out, err = train(*words, "replicas=2", cwd=tmp_path)
+    often = ["steps=6", "checkpoints.every=3", "checkpoints.score_images=16", "logging.every=1"]
+    places = [f"storage={storage}", f"tracking.uri=sqlite:///{tmp_path}/mlflow.db", "cluster.address=local"]
+    words = [*recipe, *smaller, *often, *places, "name=bed", "replicas=2", f"loader.cache={tmp_path / 'cache'}"]
+    code, out, err = train(*words, cwd=tmp_path)
     assert code == 0, err
     assert "on 2 replicas" in out
-    run = Location.of(f"{s3}/runs/bed")
+    run = Location.of(f"{storage}/bed")
     assert (run / "step-00000006" / "networks.safetensors").exists()
     assert (run / "best.json").exists()
     assert versions(Location.of(f"{s3}/shards")) == [1]
     assert read_manifest(Location.of(f"{s3}/shards")).rows == 80
     assert list((tmp_path / "cache").glob("??/*"))
-    code, _, err = train("resume=bed", "steps=8", f"storage={s3}/runs", "cluster.address=local", cwd=tmp_path)
-    assert code == 0, err
-    assert (run / "step-00000008" / "networks.safetensors").exists()
     written = [out, err, *((run / file.name).read().decode(errors="replace") for file in run.files())]
     written += [(tmp_path / "mlflow.db").read_bytes().decode(errors="replace")]
     assert not any(SECRET in text for text in written)
+    if storage.startswith("s3://"):
+        code, _, err = train("resume=bed", "steps=8", f"storage={storage}", "cluster.address=local", cwd=tmp_path)
+        assert code == 0, err
+        assert (run / "step-00000008" / "networks.safetensors").exists()
