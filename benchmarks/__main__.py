@@ -1,13 +1,20 @@
-"""``python -m benchmarks [step weights startup]``: runs the benchmarks, all of them by default."""
+"""``python -m benchmarks [step weights startup ingest read decode]``: runs the benchmarks, all of them by default."""
 
 from __future__ import annotations
 
 import sys
 import time
 
-from benchmarks import startup, step, weights
+from benchmarks import data, startup, step, weights
 
-ALL = {"step": step.main, "weights": weights.main, "startup": startup.main}
+ALL = {
+    "step": step.main,
+    "weights": weights.main,
+    "startup": startup.main,
+    "ingest": data.ingest_main,
+    "read": data.read_main,
+    "decode": data.decode_main,
+}
 
 if __name__ == "__main__":
     chosen = sys.argv[1:] or list(ALL)

@@ -20,6 +20,7 @@ class _Held:
 
     block: Future[Block]
     users: int
+    opened: Block | None = None
 
 
 class BlockPool:
@@ -68,7 +69,10 @@ class BlockPool:
 
     def get(self, number: int) -> Block:
         """A block that was wanted, when it is open. Raises what opening it raised."""
-        return self._held[number].block.result()
+        held = self._held[number]
+        if held.opened is None:
+            held.opened = held.block.result()
+        return held.opened
 
     def holds(self, number: int) -> bool:
         """Whether a block is open, or being opened."""

@@ -201,6 +201,12 @@ def _added(*counts: Mapping[str, int]) -> dict[str, int]:
 def _publish(manifest: Manifest, skipped: dict[str, Skipped], plan: Plan) -> None:
     """Write the report, then the manifest, and clear away what only an unfinished ingest needs."""
     target = plan.target
+    there = {file.name: file.size for file in target.files()}
+    if missing := [shard.name for shard in manifest.shards if there.get(shard.name) != shard.bytes]:
+        raise ConfigError(
+            f"data.shards: {len(missing)} shards, such as {missing[0]}, are not in {target}; "
+            "on several machines it must be a folder or a bucket that all of them share"
+        )
     if skipped:
         report = {kind: found.model_dump() for kind, found in skipped.items()}
         (target / f"skipped-{manifest.version:05}.json").write(json.dumps(report, indent=2).encode())

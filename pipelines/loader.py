@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -42,6 +41,13 @@ class LocalBatch(NamedTuple):
     images: Tensor
     paired: Tensor | None
     labels: Tensor
+
+
+class _Place(NamedTuple):
+    """Where a row lies: an open block, and the row in it."""
+
+    block: Block
+    row: int
 
 
 @dataclass(frozen=True)
@@ -136,10 +142,12 @@ class Loader:
             rows += range(int(self._blocks.starts[home]), int(self._blocks.starts[home + 1]))[:share]
         rest = np.setdiff1d(np.arange(self.manifest.rows), rows)  # Blocks may have fewer rows than their share.
         indices = np.sort(np.concatenate([rows, rest[: count - len(rows)]]).astype(np.int64))
-        needed = np.unique(self._blocks.find(indices)[0]).tolist()
+        places = self._blocks.find(indices)
+        needed = np.unique(places[0]).tolist()
         with ThreadPoolExecutor(self._blocks.threads) as threads:
             opened = dict(zip(needed, threads.map(self._blocks.open, needed), strict=True))
-        images = self._pictures(indices, opened, self.manifest.columns[0])
+        at = [_Place(opened[home], row) for home, row in zip(*(each.tolist() for each in places), strict=True)]
+        images = self._pictures(at, self.manifest.columns[0])
         for block in opened.values():
             block.close()
         return images
@@ -159,21 +167,19 @@ class Loader:
             while True:
                 windows.move_to(step)
                 share = self._order.share(step, self._rank, self._world_size)
-                indices, opened = self._readable(step, share.indices, pool, bad)
-                yield self._assemble(share.first_row, indices, opened)
+                yield self._assemble(share.first_row, self._places(step, share.indices, pool, bad))
                 step += 1
         finally:
             pool.close()
 
-    def _readable(
-        self, step: int, indices: Indices, pool: BlockPool, bad: set[int]
-    ) -> tuple[Indices, dict[int, Block]]:
-        """Indices of rows that can be read, and the blocks they lie in. New damage is added to `bad`."""
+    def _places(self, step: int, indices: Indices, pool: BlockPool, bad: set[int]) -> list[_Place]:
+        """Where rows that can be read lie, in open blocks. New damage is added to `bad`."""
         while True:
-            homes = np.unique(self._blocks.find(indices)[0]).tolist()
-            opened = {home: block for home in homes if (block := self._opened(home, pool, bad)) is not None}
-            if len(opened) == len(homes):
-                return indices, opened
+            homes, rows = self._blocks.find(indices)
+            opened = [self._opened(home, pool, bad) for home in homes.tolist()]
+            places = [_Place(block, row) for block, row in zip(opened, rows.tolist(), strict=True) if block is not None]
+            if len(places) == len(indices):
+                return places
             indices = self._replaced(step, indices, pool, bad)
 
     def _opened(self, home: int, pool: BlockPool, bad: set[int]) -> Block | None:
@@ -221,28 +227,26 @@ class Loader:
         size = int(np.prod(self._transform.shape))
         return self._reading.memory_bytes - batches_bytes(self.manifest, self._order.batch_size, self._world_size, size)
 
-    def _assemble(self, first_row: int, indices: Indices, opened: dict[int, Block]) -> LocalBatch:
-        images, *others = [self._pictures(indices, opened, name) for name in self.manifest.columns]
-        homes, rows = self._blocks.find(indices)
-        labels = [opened[home].labels[row] for home, row in zip(homes.tolist(), rows.tolist(), strict=True)]
-        return LocalBatch(first_row, images, others[0] if others else None, torch.tensor(labels, dtype=torch.int64))
+    def _assemble(self, first_row: int, places: list[_Place]) -> LocalBatch:
+        images, *others = [self._pictures(places, name) for name in self.manifest.columns]
+        labels = np.array([block.labels[row] for block, row in places], dtype=np.int64)
+        return LocalBatch(first_row, images, others[0] if others else None, torch.from_numpy(labels))
 
-    def _pictures(self, indices: Indices, opened: dict[int, Block], column: str) -> Tensor:
-        """Rows of the data set, from the blocks that hold them, (N, C, H, W)."""
-        images = torch.empty((len(indices), *self._transform.shape), dtype=torch.uint8, pin_memory=self._reading.pinned)
+    def _pictures(self, places: list[_Place], column: str) -> Tensor:
+        """A column of the rows at these places, (N, C, H, W)."""
+        images = torch.empty((len(places), *self._transform.shape), dtype=torch.uint8, pin_memory=self._reading.pinned)
         target = images.numpy()
-        homes, rows = self._blocks.find(indices)
-        places = list(zip(range(len(indices)), homes.tolist(), rows.tolist(), strict=True))
         if self.manifest.shape is not None:
-            for place, home, row in places:
-                target[place] = opened[home].pictures[column][row]
+            for image, (block, row) in zip(target, places, strict=True):
+                image[...] = block.pictures[column][row]
         else:
 
-            def decode(at: tuple[int, int, int]) -> None:
-                place, home, row = at
-                target[place] = self._transform(opened[home].pictures[column][row].as_py())
+            def decode(number: int) -> None:
+                block, row = places[number]
+                target[number] = self._transform(block.pictures[column][row].as_py())
 
-            list(self._decoders.map(decode, places))
+            for _ in self._decoders.map(decode, range(len(places))):
+                """Raises what decoding raises."""
         return images.permute(0, 3, 1, 2)
 
 
@@ -251,7 +255,11 @@ class _Ahead:
 
     def __init__(self, batches: Generator[LocalBatch, None, None], step: int) -> None:
         self.next_step = step
-        self._ready: queue.Queue[LocalBatch | Exception] = queue.Queue(BATCHES_AHEAD)
+        # Queues without a limit are the fast ones; a token for every batch that may be ready is the limit.
+        self._ready: queue.SimpleQueue[LocalBatch | Exception] = queue.SimpleQueue()
+        self._room: queue.SimpleQueue[None] = queue.SimpleQueue()
+        for _ in range(BATCHES_AHEAD):
+            self._room.put(None)
         self._stopping = False
         self._thread = threading.Thread(target=self._run, args=(batches,), daemon=True, name="loader")
         self._thread.start()
@@ -262,22 +270,22 @@ class _Ahead:
         if isinstance(found, Exception):
             self._ready.put(found)  # Whoever asks again hears it again.
             raise found
+        self._room.put(None)
         self.next_step += 1
         return found
 
     def stop(self) -> None:
         self._stopping = True
-        while self._thread.is_alive():
-            with suppress(queue.Empty):
-                self._ready.get_nowait()
-            self._thread.join(0.01)
+        self._room.put(None)
+        self._thread.join()
 
     def _run(self, batches: Generator[LocalBatch, None, None]) -> None:
         try:
             for batch in batches:
-                self._ready.put(batch)
+                self._room.get()
                 if self._stopping:
                     break
+                self._ready.put(batch)
         except Exception as error:  # The thread that takes batches has to hear of it.
             self._ready.put(error)
         finally:

@@ -79,7 +79,12 @@ class Order:
         # over the replicas, when a batch is smaller than the number of lanes.
         stride = next(n for n in range(round(lanes * 0.618), 0, -1) if math.gcd(n, lanes) == 1) if lanes > 1 else 1
         self._offsets = np.arange(lanes, dtype=np.int64) * stride % lanes
+        bounds = np.arange(lanes + 1, dtype=np.int64) * self.rows // lanes
+        self._lane_starts, self._lengths = bounds[:-1], np.diff(bounds)
         self._epochs: dict[int, dict[int, _Epoch]] = {lane: {} for lane in range(lanes)}
+        #: Every lane's present epoch, one lane after the other; which one it is.
+        self._stream = np.empty(self.rows, dtype=np.int64)
+        self._laid_out = np.full(lanes, -1, dtype=np.int64)
 
     def lanes_of(self, rank: int, world_size: int) -> range:
         """The lanes of replica `rank` of `world_size`."""
@@ -97,13 +102,24 @@ class Order:
         """The part of `step`'s batch that replica `rank` of `world_size` owns."""
         before, after = self.positions(step), self.positions(step + 1)
         own = self.lanes_of(rank, world_size)
-        parts = [part for lane in own for part in self._take(lane, int(before[lane]), int(after[lane]))]
-        first_row = int((after[: own.start] - before[: own.start]).sum())
-        return Share(first_row, np.concatenate(parts) if parts else np.empty(0, dtype=np.int64))
+        counts = after - before
+        first_row = int(counts[: own.start].sum())
+        epochs, at = np.divmod(before, self._lengths)
+        if (at + counts > self._lengths)[own.start : own.stop].any():  # Some lane ends its epoch in this step.
+            parts = [part for lane in own for part in self._take(lane, int(before[lane]), int(after[lane]))]
+            return Share(first_row, np.concatenate(parts))
+        for lane in own.start + np.flatnonzero(self._laid_out[own.start : own.stop] != epochs[own.start : own.stop]):
+            self._stream[self._lane_starts[lane] :][: self._lengths[lane]] = self._epoch(
+                int(lane), int(epochs[lane])
+            ).rows
+            self._laid_out[lane] = epochs[lane]
+        mine = slice(own.start, own.stop)
+        starts = np.repeat(self._lane_starts[mine] + at[mine] - np.cumsum(counts[mine]) + counts[mine], counts[mine])
+        return Share(first_row, self._stream[starts + np.arange(len(starts))])
 
     def window(self, lane: int, position: int) -> Window:
         """The window in which a position of a lane's stream lies."""
-        epoch, at = divmod(position, self._length(lane))
+        epoch, at = divmod(position, int(self._lengths[lane]))
         found = self._epoch(lane, epoch)
         number = int(np.searchsorted(found.stops, at, side="right"))
         begin = position - at
@@ -112,15 +128,12 @@ class Order:
 
     def _take(self, lane: int, start: int, stop: int) -> Iterator[Indices]:
         """The samples at positions [start, stop) of a lane's stream, as rows of the data set."""
-        length = self._length(lane)
+        length = int(self._lengths[lane])
         while start < stop:
             epoch, at = divmod(start, length)
             rows = self._epoch(lane, epoch).rows[at : at + stop - start]
             yield rows
             start += len(rows)
-
-    def _length(self, lane: int) -> int:
-        return (lane + 1) * self.rows // self.lanes - lane * self.rows // self.lanes
 
     def _epoch(self, lane: int, epoch: int) -> _Epoch:
         """The order of a lane's rows in one epoch; the last two that were asked for are kept."""
@@ -148,7 +161,8 @@ class Order:
 
     def _pieces(self, lane: int) -> list[tuple[int, int, int]]:
         """What a lane has of each block that it has something of: (block, first row, last row + 1)."""
-        low, high = lane * self.rows // self.lanes, (lane + 1) * self.rows // self.lanes
+        low = int(self._lane_starts[lane])
+        high = low + int(self._lengths[lane])
         pieces = []
         at = int(np.searchsorted(self._stops, low, side="right"))
         while low < high:

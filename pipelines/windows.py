@@ -46,7 +46,9 @@ class Windows:
 
     def __init__(self, order: Order, lanes: range, pool: BlockPool) -> None:
         self._order, self._lanes, self._pool = order, lanes, pool
-        self._open: list[Window] = []
+        #: (last step that needs it, number, window) of what is open.
+        self._open: list[tuple[int, int, Window]] = []
+        self._count = 0
         #: (step that needs it, lane, position in the lane's stream) of every lane's next window.
         self._next: list[tuple[int, int, int]] = []
 
@@ -58,14 +60,13 @@ class Windows:
         Raises:
             OverBudgetError: the budget has no room for what `step` needs.
         """
-        before, after = self._order.positions(step), self._order.positions(step + 1)
+        after = self._order.positions(step + 1)
         if not self._next:
+            before = self._order.positions(step)
             self._next = [(step, lane, int(before[lane])) for lane in self._lanes]
             heapq.heapify(self._next)
-        for window in self._open:
-            if window.stop <= before[window.lane]:
-                self._pool.release(window.blocks)
-        self._open = [window for window in self._open if window.stop > before[window.lane]]
+        while self._open and self._open[0][0] < step:
+            self._pool.release(heapq.heappop(self._open)[2].blocks)
         while self._next:
             _, lane, position = self._next[0]
             window = self._order.window(lane, position)
@@ -73,5 +74,6 @@ class Windows:
                 self._pool.need(window.blocks)
             elif len(self._open) >= _WINDOWS_A_LANE * len(self._lanes) or not self._pool.want(window.blocks):
                 return
-            self._open.append(window)
+            self._count += 1
+            heapq.heappush(self._open, (self._order.step_of(lane, window.stop - 1), self._count, window))
             heapq.heapreplace(self._next, (self._order.step_of(lane, window.stop), lane, window.stop))

@@ -77,7 +77,7 @@ def launch(run: Run, console: Console, began: float) -> None:
         with Display(board, run.steps, console, at.marks):
             result = fit(at, replica_main, board)
         if result.return_value is not None:
-            raise RunError(f"{result.return_value}; the last good checkpoint is {_where(result.checkpoint)}")
+            raise RunError(f"{result.return_value}; the last good checkpoint is {_where(at.prepared, result)}")
         summary = _finish(at.prepared, at.tracking_run, result, ray.get(board.read.remote()).replaced_rows)
     console.print(f"done: {run.steps:,} steps in {duration(time.time() - began)}", highlight=False)
     for title, where in summary.items():
@@ -207,8 +207,10 @@ def _cause(error: Exception) -> str:
     return f"replica {rank} failed: {lines[-1] if lines else type(failure).__name__}"
 
 
-def _where(checkpoint: ray.train.Checkpoint | None) -> str:
-    return checkpoint.path if checkpoint else "none yet"
+def _where(prepared: Prepared, result: ray.train.Result) -> str:
+    if result.checkpoint is None:
+        return "none yet"
+    return str(Location.of(prepared.folder) / Path(result.checkpoint.path).name)
 
 
 def _finish(prepared: Prepared, tracking_run: str, result: ray.train.Result, replaced_rows: int) -> dict[str, str]:

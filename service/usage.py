@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ByteSize
 from pydantic.fields import FieldInfo
 
 from service.components import Component, find, names
@@ -72,6 +72,8 @@ def _value(field: FieldInfo) -> Any:
     value = field.default
     if value is None:
         return ""
+    if isinstance(value, ByteSize):
+        return value.human_readable()
     if isinstance(value, tuple):
         return f"[{','.join(map(str, value))}]"
     return str(value).lower() if isinstance(value, bool) else value

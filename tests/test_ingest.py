@@ -329,6 +329,20 @@ def test_of_two_ingests_at_once_one_wins(tmp_path: Path) -> None:
         ingest(source, SMALL, other, tasks=robbed)
 
 
+def test_shards_on_another_machines_disk_are_missed(tmp_path: Path) -> None:
+    bedrooms(tmp_path / "a", 10)
+
+    def elsewhere(works: list[Work], progress: Callable[[int], None]) -> Iterator[Part]:
+        for part in here(works, progress):
+            Path(works[0].target, works[0].shard).unlink()
+            yield part
+
+    with pytest.raises(
+        ConfigError, match=r"1 shards, such as shard-00001-00000.arrow, are not in .* all of them share"
+    ):
+        ingest(Lsun(uri=str(tmp_path / "a")), SMALL, Location.of(str(tmp_path / "shards")), tasks=elsewhere)
+
+
 def test_a_manifest_of_another_format_is_named(tmp_path: Path) -> None:
     (tmp_path / "manifest-00001.json").write_text('{"version": 1}')
     with pytest.raises(ValueError, match=r"manifest-00001\.json is no manifest that this version reads"):
