@@ -1,13 +1,12 @@
 """Our loader, measured in a process of its own, as `peer_loaders` measures the others.
 
 ``python -m benchmarks.own_loader speed FOLDER SIZE SECONDS``: images a second on one core, to a float tensor.
-``... bucket FOLDER SIZE MEMORY``: bytes a second of an epoch's images, on all cores.
-``... memory FOLDER SIZE MEMORY``: the most bytes that this process held for reading two epochs.
+``... bucket FOLDER SIZE MEMORY``: bytes of images a second, on all cores, once windows are opened as others are closed.
+``... memory FOLDER SIZE MEMORY``: the most memory that reading an epoch added to this process: "KIND BYTES" by kind.
 """
 
 from __future__ import annotations
 
-import os
 import sys
 import threading
 import time
@@ -30,35 +29,38 @@ def floats(loader: Loader) -> Iterator[torch.Tensor]:
         step += 1
 
 
-def held_bytes() -> int:
-    """This process's resident memory."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+def held_bytes() -> tuple[int, int]:
+    """This process's resident memory: its own, and files that it maps, which are the system's page cache."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    found = {line.split(":")[0]: int(line.split()[1]) << 10 for line in lines if line.startswith("Rss")}
+    return found["RssAnon"], found["RssFile"]
 
 
-def read_epochs(loader: Loader, epochs: int) -> tuple[int, float]:
-    """Images read, and seconds."""
-    steps = epochs * loader.manifest.rows // BATCH
+def read(loader: Loader, steps: range) -> float:
+    """Images a second."""
     began = time.perf_counter()
-    for step in range(steps):
+    for step in steps:
         loader.batch(step)
-    return steps * BATCH, time.perf_counter() - began
+    return len(steps) * BATCH / (time.perf_counter() - began)
 
 
-def most_held(loader: Loader) -> int:
-    """The most memory that reading two epochs adds to what the process had before."""
-    before, most, done = held_bytes(), 0, threading.Event()
+def most_held(loader: Loader) -> tuple[int, int]:
+    """The most memory, of its own and mapped, that reading an epoch adds to what the process had before."""
+    before = most = held_bytes()
+    done = threading.Event()
 
     def watch() -> None:
         nonlocal most
         while not done.wait(0.005):
-            most = max(most, held_bytes())
+            now = held_bytes()
+            most = max(most[0], now[0]), max(most[1], now[1])
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    read_epochs(loader, 2)
+    read(loader, range(loader.manifest.rows // BATCH))
     done.set()
     watcher.join()
-    return most - before
+    return most[0] - before[0], most[1] - before[1]
 
 
 def main() -> None:
@@ -71,10 +73,12 @@ def main() -> None:
     if command == "speed":
         print(measure(floats(loader), int(size), float(amount)))
     elif command == "bucket":
-        images, seconds = read_epochs(loader, 1)
-        print(images * int(size) ** 2 * 3 / seconds)
+        steps = loader.manifest.rows // BATCH
+        read(loader, range(steps // 4))
+        print(read(loader, range(steps // 4, steps)) * int(size) ** 2 * 3)
     else:
-        print(most_held(loader))
+        own, mapped = most_held(loader)
+        print(f"mapped {mapped} own {own}")
     loader.close()
 
 

@@ -14,9 +14,17 @@ from numpy.typing import NDArray
 
 from pipelines.disk_cache import DiskCache
 from pipelines.shards import DamagedShardError, Images, Manifest, Shard, checksum, labels, pixels, rows_of
+from pipelines.slots import SPARE_SLOTS, Slots
 from pipelines.storage import Location
 
-_THREADS_LOCAL, _THREADS_REMOTE = 2, 16
+_THREADS_LOCAL, _THREADS_REMOTE = 2, 8
+#: Of threads, indices and clients.
+_OWN_BYTES = 1 << 24
+
+
+def passing_bytes(largest: int) -> int:
+    """The memory that reading takes besides what is open, for blocks of at most `largest` bytes."""
+    return (_THREADS_REMOTE + SPARE_SLOTS) * largest + _OWN_BYTES
 
 
 class Block(NamedTuple):
@@ -48,10 +56,13 @@ class Blocks:
         homes = [(shard, at) for shard in manifest.shards for at in range(len(shard.checks))]
         self._homes = homes
         self.rows = [min(manifest.block_rows, shard.rows - at * manifest.block_rows) for shard, at in homes]
-        self.bytes = [shard.offsets[at + 1] - shard.offsets[at] for shard, at in homes]
         self.starts = np.cumsum([0, *self.rows])
         self.threads = _THREADS_LOCAL if folder.is_local else _THREADS_REMOTE
-        self._files: dict[str, pa.NativeFile | mmap.mmap] = {}
+        self.bytes = [shard.offsets[at + 1] - shard.offsets[at] for shard, at in homes]
+        self._slots = Slots()
+        self._maps: dict[str, mmap.mmap] = {}
+        #: Files from afar that nobody reads at the moment: each has one place to read at.
+        self._files: dict[str, list[pa.NativeFile]] = {}
         self._opening = threading.Lock()
 
     def __len__(self) -> int:
@@ -80,15 +91,19 @@ class Blocks:
     def _content(self, shard: Shard, at: int) -> tuple[pa.Buffer, Callable[[], None]]:
         if self._folder.is_local:
             return self._mapped(shard, at)
+        slot = self._slots.take(shard.offsets[at + 1] - shard.offsets[at])
+        content = memoryview(slot)[: shard.offsets[at + 1] - shard.offsets[at]]
+        self._receive(shard, at, content)
+        return pa.py_buffer(content), lambda: self._slots.give(slot)
+
+    def _receive(self, shard: Shard, at: int, content: memoryview) -> None:
+        """A block from the cache, else from afar."""
         key = f"{shard.sha256}-{at:05}"
-        if self._cache is not None:
-            kept = self._cache.get(key)
-            if kept is not None and checksum(kept) == shard.checks[at]:
-                return kept, _nothing
-        content = self._fetched(shard, at)
+        if self._cache is not None and self._cache.get(key, content) and checksum(content) == shard.checks[at]:
+            return
+        self._fetch(shard, at, content)
         if self._cache is not None:
             self._cache.put(key, content)
-        return content, _nothing
 
     def _mapped(self, shard: Shard, at: int) -> tuple[pa.Buffer, Callable[[], None]]:
         """A block of a local file: pages of it are read when they are touched, which the check does here."""
@@ -109,36 +124,34 @@ class Blocks:
 
     def _map(self, shard: Shard) -> mmap.mmap:
         with self._opening:
-            if shard.name not in self._files:
+            if shard.name not in self._maps:
                 path = Path((self._folder / shard.name).path)
                 try:
                     with path.open("rb") as file:
-                        self._files[shard.name] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+                        self._maps[shard.name] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
                 except (OSError, ValueError) as error:
                     raise self._damaged(shard, f"it cannot be read: {error}") from error
-            return self._files[shard.name]
+            return self._maps[shard.name]
 
-    def _fetched(self, shard: Shard, at: int) -> pa.Buffer:
+    def _fetch(self, shard: Shard, at: int, content: memoryview) -> None:
         """A block of a remote file. Retries are the file system's."""
-        start, stop = shard.offsets[at], shard.offsets[at + 1]
+        start = shard.offsets[at]
         try:
-            content = pa.py_buffer(self._remote(shard).read_at(stop - start, start))
-        except (OSError, pa.ArrowException) as error:
             with self._opening:
-                self._files.pop(shard.name, None)
+                idle = self._files.setdefault(shard.name, [])
+                file = idle.pop() if idle else None
+            file = file or (self._folder / shard.name).open()
+            file.seek(start)
+            received = file.readinto(content)
+        except (OSError, pa.ArrowException) as error:
             raise self._damaged(shard, f"it cannot be read: {error}") from error
-        if content.size != stop - start:
-            raise self._damaged(shard, f"it ends before byte {stop}, the manifest says {shard.bytes} bytes")
-        self._check(shard, at, content)
-        return content
-
-    def _remote(self, shard: Shard) -> pa.NativeFile:
         with self._opening:
-            if shard.name not in self._files:
-                self._files[shard.name] = (self._folder / shard.name).open()
-            return self._files[shard.name]
+            idle.append(file)
+        if received != len(content):
+            raise self._damaged(shard, f"it ends before byte {start + len(content)}, of {shard.bytes}")
+        self._check(shard, at, content)
 
-    def _check(self, shard: Shard, at: int, content: memoryview | pa.Buffer) -> None:
+    def _check(self, shard: Shard, at: int, content: memoryview) -> None:
         found = checksum(content)
         if found != shard.checks[at]:
             what = f"block {at} has XXH3 {found}, the manifest says {shard.checks[at]}"
@@ -148,7 +161,3 @@ class Blocks:
         return DamagedShardError(
             f"shard {self._folder / shard.name} is damaged: {what}; put it back, or ingest it again"
         )
-
-
-def _nothing() -> None:
-    """Memory of one's own goes with its last user."""

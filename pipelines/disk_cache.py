@@ -10,8 +10,6 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-import pyarrow as pa
-
 from pipelines.storage import PARTIAL
 from service.components import ConfigError
 
@@ -41,18 +39,18 @@ class DiskCache:
         except OSError as error:
             raise ConfigError(f"loader.cache: {folder} cannot be written to: {error}") from error
 
-    def get(self, key: str) -> pa.Buffer | None:
-        """What is kept under a key, if anything is."""
+    def get(self, key: str, into: memoryview) -> bool:
+        """Read what is kept under a key; returns whether there was so much of it."""
         path = self._path(key)
         try:
-            with pa.OSFile(str(path)) as file:
-                content = file.read_buffer()
+            with path.open("rb", buffering=0) as file:
+                received = file.readinto(into)
             os.utime(path)
         except OSError:
-            return None
-        return content
+            return False
+        return received == len(into)
 
-    def put(self, key: str, content: pa.Buffer) -> bool:
+    def put(self, key: str, content: memoryview) -> bool:
         """Keep something, if there is room; returns whether it is kept."""
         path = self._path(key)
         partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}{PARTIAL}")
@@ -60,13 +58,13 @@ class DiskCache:
             used = self._read_total(total)
             if path.exists():
                 return True
-            used -= self._make_room(used + content.size - self._limit)
-            if used + content.size <= self._limit:
+            used -= self._make_room(used + len(content) - self._limit)
+            if used + len(content) <= self._limit:
                 try:
                     path.parent.mkdir(exist_ok=True)
                     partial.write_bytes(content)
                     partial.replace(path)
-                    used += content.size
+                    used += len(content)
                 except OSError:  # A full disk costs the cache, not the run.
                     partial.unlink(missing_ok=True)
             self._write_total(total, used)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from typing import Literal, NamedTuple
 
+import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 from pydantic import BaseModel, ConfigDict, Field
@@ -16,6 +17,7 @@ Resampling = Literal["nearest", "bilinear", "bicubic", "lanczos", "box"]
 MOST_PIXELS = 64_000_000
 #: A picture with a shorter side has nothing to show.
 LEAST_SIDE = 4
+_AS_PILLOW = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
 _SIXTEEN_BITS = ("I;16", "I;16B", "I;16L", "I;16N", "I")
 
 
@@ -55,6 +57,22 @@ class Transform(BaseModel):
             BadPictureError: it cannot be used.
         """
         return self.fit(open_picture(picture, self.channels).image)
+
+    def again(self, picture: bytes) -> Images:
+        """As a call does, but faster, for a picture that has been through one before.
+
+        OpenCV's decoders give the same pixels as Pillow's, but take what is cut short for whole.
+        """
+        header = Image.open(io.BytesIO(picture))
+        if self.channels != 3 or header.mode != "RGB" or header.format not in ("WEBP", "JPEG"):
+            return self(picture)
+        pixels = cv2.imdecode(np.frombuffer(picture, np.uint8), _AS_PILLOW)
+        if pixels is None:
+            return self(picture)
+        side = min(pixels.shape[:2])
+        top, left = (pixels.shape[0] - side) // 2, (pixels.shape[1] - side) // 2
+        square: Images = pixels[top : top + side, left : left + side]
+        return square if side == self.size else self.fit(Image.fromarray(square))
 
     def fit(self, image: Image.Image) -> Images:
         """A decoded picture -> (size, size, channels)."""

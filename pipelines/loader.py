@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from pipelines.block_pool import BlockPool
-from pipelines.blocks import Block, Blocks
+from pipelines.blocks import Block, Blocks, passing_bytes
 from pipelines.disk_cache import DiskCache
 from pipelines.images import Transform
 from pipelines.order import Indices, Order
@@ -43,11 +44,8 @@ class LocalBatch(NamedTuple):
     labels: Tensor
 
 
-class _Place(NamedTuple):
-    """Where a row lies: an open block, and the row in it."""
-
-    block: Block
-    row: int
+#: Where a row lies: an open block, and the row in it.
+_Place = tuple[Block, int]
 
 
 @dataclass(frozen=True)
@@ -146,7 +144,7 @@ class Loader:
         needed = np.unique(places[0]).tolist()
         with ThreadPoolExecutor(self._blocks.threads) as threads:
             opened = dict(zip(needed, threads.map(self._blocks.open, needed), strict=True))
-        at = [_Place(opened[home], row) for home, row in zip(*(each.tolist() for each in places), strict=True)]
+        at = [(opened[home], row) for home, row in zip(*(each.tolist() for each in places), strict=True)]
         images = self._pictures(at, self.manifest.columns[0])
         for block in opened.values():
             block.close()
@@ -174,10 +172,14 @@ class Loader:
 
     def _places(self, step: int, indices: Indices, pool: BlockPool, bad: set[int]) -> list[_Place]:
         """Where rows that can be read lie, in open blocks. New damage is added to `bad`."""
+        homes, rows = self._blocks.find(indices)
+        if not bad:
+            with suppress(DamagedShardError):  # Who is at fault is found out below.
+                return list(zip(map(pool.get, homes.tolist()), rows.tolist(), strict=True))
         while True:
             homes, rows = self._blocks.find(indices)
             opened = [self._opened(home, pool, bad) for home in homes.tolist()]
-            places = [_Place(block, row) for block, row in zip(opened, rows.tolist(), strict=True) if block is not None]
+            places = [(block, row) for block, row in zip(opened, rows.tolist(), strict=True) if block is not None]
             if len(places) == len(indices):
                 return places
             indices = self._replaced(step, indices, pool, bad)
@@ -223,9 +225,10 @@ class Loader:
         raise DamagedShardError(f"every block of lane {lane} is damaged")
 
     def _block_budget(self) -> int:
-        """What batches leave of the budget."""
-        size = int(np.prod(self._transform.shape))
-        return self._reading.memory_bytes - batches_bytes(self.manifest, self._order.batch_size, self._world_size, size)
+        """What is left of the budget for blocks that are open."""
+        row = int(np.prod(self._transform.shape))
+        batches = batches_bytes(self.manifest, self._order.batch_size, self._world_size, row)
+        return self._reading.memory_bytes - batches - passing_bytes(max(self._blocks.bytes))
 
     def _assemble(self, first_row: int, places: list[_Place]) -> LocalBatch:
         images, *others = [self._pictures(places, name) for name in self.manifest.columns]
@@ -243,7 +246,7 @@ class Loader:
 
             def decode(number: int) -> None:
                 block, row = places[number]
-                target[number] = self._transform(block.pictures[column][row].as_py())
+                target[number] = self._transform.again(block.pictures[column][row].as_py())
 
             for _ in self._decoders.map(decode, range(len(places))):
                 """Raises what decoding raises."""

@@ -6,6 +6,7 @@ import heapq
 from itertools import pairwise
 
 from pipelines.block_pool import BlockPool
+from pipelines.blocks import passing_bytes
 from pipelines.order import WINDOW_BLOCKS, Order, Window
 from pipelines.shards import Manifest
 
@@ -24,9 +25,9 @@ def least_bytes(manifest: Manifest, batch_size: int, world_size: int, row_bytes:
     lanes = -(-manifest.lanes // world_size)
     rows_a_step = -(-batch_size // manifest.lanes)
     windows = 1 if rows_a_step == 1 else 2 + rows_a_step // manifest.block_rows
-    largest = max(stop - start for shard in manifest.shards for start, stop in pairwise(shard.offsets))
-    blocks = min(lanes * windows * WINDOW_BLOCKS * largest, manifest.bytes)
-    return blocks + batches_bytes(manifest, batch_size, world_size, row_bytes)
+    sizes = [stop - start for shard in manifest.shards for start, stop in pairwise(shard.offsets)]
+    blocks = min(lanes * windows * WINDOW_BLOCKS * max(sizes), sum(sizes))
+    return blocks + passing_bytes(max(sizes)) + batches_bytes(manifest, batch_size, world_size, row_bytes)
 
 
 def batches_bytes(manifest: Manifest, batch_size: int, world_size: int, row_bytes: int) -> int:

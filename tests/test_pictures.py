@@ -94,6 +94,25 @@ def test_a_decompression_bomb_costs_no_memory() -> None:
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 20_000  # KiB; the smallest would take 243 MB
 
 
+@pytest.mark.parametrize("kind", ["WEBP", "JPEG", "PNG"])
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("size", [16, 31])
+def test_decoding_again_gives_the_same_pixels(kind: str, mode: str, size: int) -> None:
+    for shape in ((31, 31), (64, 48), (31, 90), (101, 77)):
+        picture = encoded(kind, shape, mode)
+        for channels in (1, 3):
+            transform = Transform(size=size, channels=channels)
+            assert np.array_equal(transform.again(picture), transform(picture))
+
+
+def test_decoding_again_knows_odd_pictures_too() -> None:
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    photograph = saved(Image.open(io.BytesIO(encoded("PNG", (40, 30)))), "JPEG", exif=turned)
+    for picture in (photograph, encoded("JPEG", mode="CMYK"), encoded("WEBP", mode="RGBA"), encoded("PNG", mode="P")):
+        assert np.array_equal(Transform(size=20).again(picture), Transform(size=20)(picture))
+
+
 def test_halves_of_a_pair() -> None:
     picture = np.zeros((10, 21, 3), np.uint8)
     picture[:, 11:] = 255
