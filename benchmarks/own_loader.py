@@ -33,7 +33,7 @@ def held_bytes() -> tuple[int, int]:
     """This process's resident memory: its own, and files that it maps, which are the system's page cache."""
     lines = Path("/proc/self/status").read_text().splitlines()
     found = {line.split(":")[0]: int(line.split()[1]) << 10 for line in lines if line.startswith("Rss")}
-    return found["RssAnon"], found["RssFile"]
+    return found["RssAnon"] + found["RssShmem"], found["RssFile"]
 
 
 def read(loader: Loader, steps: range) -> float:

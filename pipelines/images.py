@@ -63,16 +63,21 @@ class Transform(BaseModel):
 
         OpenCV's decoders give the same pixels as Pillow's, but take what is cut short for whole.
         """
-        header = Image.open(io.BytesIO(picture))
-        if self.channels != 3 or header.mode != "RGB" or header.format not in ("WEBP", "JPEG"):
-            return self(picture)
-        pixels = cv2.imdecode(np.frombuffer(picture, np.uint8), _AS_PILLOW)
+        pixels = cv2.imdecode(np.frombuffer(picture, np.uint8), _AS_PILLOW) if self._suits_opencv(picture) else None
         if pixels is None:
             return self(picture)
         side = min(pixels.shape[:2])
         top, left = (pixels.shape[0] - side) // 2, (pixels.shape[1] - side) // 2
         square: Images = pixels[top : top + side, left : left + side]
         return square if side == self.size else self.fit(Image.fromarray(square))
+
+    def _suits_opencv(self, picture: bytes) -> bool:
+        """Whether it is an RGB photograph in WebP or JPEG, as almost all are."""
+        if self.channels != 3:
+            return False
+        if picture[:3] == b"\xff\xd8\xff":
+            return Image.open(io.BytesIO(picture)).mode == "RGB"
+        return picture[:4] == b"RIFF" and picture[8:16] == b"WEBPVP8 "  # Simple, lossy: without transparency.
 
     def fit(self, image: Image.Image) -> Images:
         """A decoded picture -> (size, size, channels)."""

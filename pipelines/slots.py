@@ -25,7 +25,7 @@ class Slots:
                 if len(slot) == rounded:
                     self._spare.remove(slot)
                     return slot
-        return mmap.mmap(-1, rounded)
+        return mmap.mmap(-1, rounded, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
     def give(self, slot: mmap.mmap) -> None:
         """Let a piece be used for something else: nobody may look at it any more."""
