@@ -104,7 +104,8 @@ class Manifest(BaseModel):
     @property
     def fields(self) -> dict[str, str]:
         """The shards' Arrow schema, for a person."""
-        return {field.name: str(field.type) for field in self.arrow}
+        tensor = f"uint8 {'x'.join(map(str, self.shape))}" if self.shape else "binary"
+        return {field.name: tensor if field.name in self.columns else str(field.type) for field in self.arrow}
 
     @computed_field  # type: ignore[prop-decorator]
     @property

@@ -21,9 +21,17 @@ def test_help_lists_every_recipe_and_option_with_its_default() -> None:
     run = dump(load("digits"))
     for key in ("seed=0", "batch.size=64", "optimizer.learning_rate=0.0002", "scheme.balance=validity", "replicas=1"):
         assert f"  {key}" in out
-    assert set(run) - {"recipe", "data", "batch", "optimizer", "logging", "checkpoints", "cluster", "tracking"} <= {
-        line.strip().partition("=")[0].partition(" ")[0] for line in out.splitlines()
-    }
+    assert set(run) - {
+        "recipe",
+        "data",
+        "loader",
+        "batch",
+        "optimizer",
+        "logging",
+        "checkpoints",
+        "cluster",
+        "tracking",
+    } <= {line.strip().partition("=")[0].partition(" ")[0] for line in out.splitlines()}
 
 
 def test_dry_run_prints_a_configuration_that_gives_the_same_run() -> None:
