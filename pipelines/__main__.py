@@ -121,6 +121,8 @@ def main() -> int:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:  # argparse takes no positional arguments behind an option that stands among them.
         arguments.overrides += rest
+    import pyarrow as pa
+
     from service.components import ConfigError
 
     try:
@@ -128,6 +130,9 @@ def main() -> int:
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return USER_ERROR
+    except (OSError, ValueError, pa.ArrowException) as error:  # Damaged shards among them.
+        print(f"error: {error}", file=sys.stderr)
+        return FAILURE
     except KeyboardInterrupt:
         print("interrupted; the same command again goes on", file=sys.stderr)
         return INTERRUPTED

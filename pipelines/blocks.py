@@ -18,13 +18,13 @@ from pipelines.slots import SPARE_SLOTS, Slots
 from pipelines.storage import Location
 
 _THREADS_LOCAL, _THREADS_REMOTE = 2, 8
-#: Of threads, indices and clients.
-_OWN_BYTES = 1 << 24
+#: Of threads and clients; and, for each row of the data set, of its place in the order.
+_OWN_BYTES, _ROW_BYTES = 1 << 24, 24
 
 
-def passing_bytes(largest: int) -> int:
-    """The memory that reading takes besides what is open, for blocks of at most `largest` bytes."""
-    return (_THREADS_REMOTE + SPARE_SLOTS) * largest + _OWN_BYTES
+def passing_bytes(largest: int, rows: int) -> int:
+    """The memory that reading takes besides what is open, for blocks of at most `largest` bytes and so many rows."""
+    return (_THREADS_REMOTE + SPARE_SLOTS) * largest + _OWN_BYTES + _ROW_BYTES * rows
 
 
 class Block(NamedTuple):
@@ -77,7 +77,8 @@ class Blocks:
         """Read a block.
 
         Raises:
-            DamagedShardError: its shard is missing, cannot be read, or is not what the manifest says.
+            DamagedShardError: its shard is missing, or is not what the manifest says.
+            OSError: the storage cannot be reached.
         """
         shard, at = self._homes[number]
         content, close = self._content(shard, at)
@@ -99,8 +100,10 @@ class Blocks:
     def _receive(self, shard: Shard, at: int, content: memoryview) -> None:
         """A block from the cache, else from afar."""
         key = f"{shard.sha256}-{at:05}"
-        if self._cache is not None and self._cache.get(key, content) and checksum(content) == shard.checks[at]:
-            return
+        if self._cache is not None and self._cache.get(key, content):
+            if checksum(content) == shard.checks[at]:
+                return
+            self._cache.drop(key)
         self._fetch(shard, at, content)
         if self._cache is not None:
             self._cache.put(key, content)
@@ -134,7 +137,7 @@ class Blocks:
             return self._maps[shard.name]
 
     def _fetch(self, shard: Shard, at: int, content: memoryview) -> None:
-        """A block of a remote file. Retries are the file system's."""
+        """A block of a remote file. Retries are the file system's; what they do not mend may pass, and is no damage."""
         start = shard.offsets[at]
         try:
             with self._opening:
@@ -143,7 +146,7 @@ class Blocks:
             file = file or (self._folder / shard.name).open()
             file.seek(start)
             received = file.readinto(content)
-        except (OSError, pa.ArrowException) as error:
+        except FileNotFoundError as error:
             raise self._damaged(shard, f"it cannot be read: {error}") from error
         with self._opening:
             idle.append(file)

@@ -25,7 +25,7 @@ from service.components import ConfigError
 FILE, RANGE, STORED, DEFLATED = range(4)
 #: No picture is larger; what claims to be is cut off here, and so found to be damaged.
 _MOST_BYTES = 1 << 28
-_MEMBER_HEADER = struct.Struct("<4s 22x HH")
+_MEMBER_HEADER = struct.Struct("<4s 14x I 4x HH")
 _PACKINGS = {zipfile.ZIP_STORED: STORED, zipfile.ZIP_DEFLATED: DEFLATED}
 
 
@@ -103,7 +103,7 @@ def contents(root: Location, found: pa.Table) -> Iterator[bytes]:
     ):
         members = list(group)
         if whole:
-            yield from read_files([root / row.file for row in members])
+            yield from read_files([(root / row.file, row.size) for row in members], _MOST_BYTES)
             continue
         location = root / str(name) if name else root
         with location.open() as file:
@@ -125,8 +125,10 @@ def _open_zip(archive: Location, part: io.RawIOBase) -> zipfile.ZipFile:
 
 def _members(archive: Location, file: pa.NativeFile, start: int, size: int, prefix: str) -> Iterator[Entry]:
     with _open_zip(archive, _Part(file, start, size)) as opened:
-        infos = [info for info in opened.infolist() if not info.is_dir() and not _is_hidden(info.filename)]
-        for info, end in zip(infos, _ends(infos, opened.start_dir), strict=True):
+        everything = opened.infolist()
+        for info, end in zip(everything, _ends(everything, opened.start_dir), strict=True):
+            if info.is_dir() or _is_hidden(info.filename):
+                continue
             name = f"{prefix}{info.filename}"
             _check_readable(archive, name, info)
             if info.filename.lower().endswith(".zip"):
@@ -158,7 +160,7 @@ def _ends(infos: Sequence[zipfile.ZipInfo], end: int) -> list[int]:
 
 def _content_offset(file: pa.NativeFile, header: int) -> int:
     """Where a member's content starts, from the start of the file."""
-    _, name, extra = _MEMBER_HEADER.unpack(file.read_at(_MEMBER_HEADER.size, header))
+    _, _, name, extra = _MEMBER_HEADER.unpack(file.read_at(_MEMBER_HEADER.size, header))
     return header + _MEMBER_HEADER.size + int(name) + int(extra)
 
 
@@ -186,7 +188,8 @@ def _unpack(member: bytes, packing: int) -> bytes:
         return b""
     content = member[_content_offset(pa.BufferReader(member), 0) :]
     if packing == STORED:
-        return content
+        size = _MEMBER_HEADER.unpack_from(member)[1]  # 0, or all ones, where it is said elsewhere.
+        return content[:size] if 0 < size < 2**32 - 1 else content
     unpacker = zlib.decompressobj(-zlib.MAX_WBITS)
     try:
         return unpacker.decompress(content, _MOST_BYTES)

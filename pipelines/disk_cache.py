@@ -16,6 +16,8 @@ from service.components import ConfigError
 #: Epochs come round: what was used last is what is needed last. So entries in use stay, instead of making room
 #: for others; what nobody has used for so long belongs to a run that has ended.
 IDLE_SECONDS = 86400.0
+#: How long to wait before looking for idle entries again, if there were too few.
+_LOOK_SECONDS = 600.0
 
 
 class DiskCache:
@@ -32,6 +34,7 @@ class DiskCache:
 
     def __init__(self, folder: Path, limit_bytes: int, idle_seconds: float = IDLE_SECONDS) -> None:
         self._folder, self._limit, self._idle_seconds = folder, limit_bytes, idle_seconds
+        self._next_look = 0.0
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with self._locked() as total:  # What a killed process has left is counted anew.
@@ -70,6 +73,13 @@ class DiskCache:
             self._write_total(total, used)
         return path.exists()
 
+    def drop(self, key: str) -> None:
+        """Remove what turned out to be damaged."""
+        with self._locked() as total, contextlib.suppress(FileNotFoundError):
+            size = self._path(key).stat().st_size
+            self._path(key).unlink()
+            self._write_total(total, self._read_total(total) - size)
+
     def _path(self, key: str) -> Path:
         return self._folder / key[:2] / key
 
@@ -83,6 +93,9 @@ class DiskCache:
 
     def _make_room(self, size: int) -> int:
         """Remove idle entries, the longest idle first, until so much is free; returns how much is."""
+        now = time.time()
+        if size <= 0 or now < self._next_look:  # Looking at every file takes time, and all processes wait for it.
+            return 0
         freed = 0
         latest = time.time() - self._idle_seconds
         for path, status in sorted(self._files(), key=lambda item: item[1].st_mtime):
@@ -90,6 +103,8 @@ class DiskCache:
                 break
             path.unlink(missing_ok=True)
             freed += status.st_size
+        if freed < size:
+            self._next_look = now + min(_LOOK_SECONDS, self._idle_seconds)
         return freed
 
     @contextlib.contextmanager

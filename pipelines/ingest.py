@@ -8,17 +8,21 @@ comes last, and only if there is none: nobody sees half a data set, and two inge
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from pipelines.images import Transform
 from pipelines.plan import LANES, Options, Plan, with_labels, without_duplicates
 from pipelines.shard_writer import Part, Skipped, Work, write_shard
-from pipelines.shards import Manifest, read_keys, read_manifest, versions
+from pipelines.shards import Manifest, Shard, read_keys, read_manifest, versions
 from pipelines.sources import Source
 from pipelines.storage import PARTIAL, Location
 from service.components import ConfigError
+
+#: Nobody takes so long to write a file.
+_ABANDONED_SECONDS = 3600.0
 
 Report = Callable[[int, int], None]
 #: Does all the work, in any order, with progress in samples: in this process, or on a cluster.
@@ -57,17 +61,28 @@ def ingest(
     if before is not None:
         _check_alike(before, plan)
     _claim(plan)
-    index = source.index()
-    kept, duplicates = without_duplicates(index, read_keys(target, before))
+    try:
+        if versions(target)[-1:] != ([before.version] if before else []):
+            raise ConfigError(f"data.shards: another ingest has meanwhile written a version of {target}; try again")
+        return _write(plan, before, tasks, report)
+    except ConfigError:  # It cannot go on as it is: others may try.
+        plan.claim.delete()
+        raise
+
+
+def _write(plan: Plan, before: Manifest | None, tasks: Tasks, report: Report) -> Manifest:
+    index = plan.source.index()
+    kept, duplicates = without_duplicates(index, read_keys(plan.target, before))
+    limit = _Limit(plan.options.skip_limit, len(kept) + duplicates.count, plan.source)
     kept, classes = with_labels(kept, before.classes if before else ())
     block_rows = before.block_rows if before else plan.block_rows(kept)
-    limit = _Limit(options.skip_limit, len(index), source)
-    twice = Part(
-        name="", shard=None, samples=0, skipped={"duplicate": duplicates} if duplicates.count else {}, converted={}
-    )
+    found = {"duplicate": duplicates} if duplicates.count else {}
+    twice = Part(name="", shard=None, samples=0, skipped=found, converted={})
     limit.count(twice)
-    parts = [twice, *_do(list(plan.works(kept, block_rows)), target, tasks, report, limit)]
+    parts = [twice, *_do(list(plan.works(kept, block_rows)), plan.target, tasks, report, limit)]
     manifest = _manifest(plan, parts, before, classes, block_rows)
+    if replace(plan).identity != plan.identity:
+        raise ConfigError(f"{plan.source.describe()} has changed while it was read; ingest it again")
     _publish(manifest, _summed(parts), plan)
     return manifest
 
@@ -101,8 +116,10 @@ def _manifest(
 
 def _is_done(latest: Manifest, plan: Plan) -> bool:
     """Whether there is nothing left to do. Raises ConfigError if it must not be done here."""
-    if plan.identity in {read_manifest(plan.target, version).plan for version in versions(plan.target)}:
-        return True
+    for version in versions(plan.target):
+        if read_manifest(plan.target, version).plan == plan.identity:
+            _clear(replace(plan, version=version))
+            return True
     if not plan.options.append:
         raise ConfigError(
             f"data.shards: {plan.target} holds another data set ({', '.join(latest.sources)}); "
@@ -122,13 +139,12 @@ def _check_alike(before: Manifest, plan: Plan) -> None:
 
 def _claim(plan: Plan) -> None:
     """Say what is being ingested. Raises ConfigError if something else is."""
-    file = plan.target / f"{plan.notes}.json"
-    if not file.create(json.dumps({"plan": plan.identity, "source": plan.source.describe()}).encode()):
-        other = json.loads(file.read())
+    if not plan.claim.create(json.dumps({"plan": plan.identity, "source": plan.source.describe()}).encode()):
+        other = json.loads(plan.claim.read())
         if other["plan"] != plan.identity:
             raise ConfigError(
-                f"data.shards: {file} says that an ingest of {other['source']} has begun here, with other options or "
-                "before the source changed; finish that one, or delete the folder"
+                f"data.shards: an ingest of {other['source']} has begun in {plan.target}, with other options or before "
+                f"the source changed; finish that one, or delete {plan.claim} to give it up"
             )
 
 
@@ -166,8 +182,12 @@ def _do(works: list[Work], target: Location, tasks: Tasks, report: Report, limit
         finished += samples
         report(finished, total)
 
+    finished_here = False
     for part in tasks([work for work in works if work.note not in done], progress):
         limit.count(part)
+        if not finished_here:
+            _check_there(target, [part.shard] if part.shard else [])
+            finished_here = True
         done[part.name] = part
     return [done[work.note] for work in works]
 
@@ -176,7 +196,7 @@ def _noted(target: Location, work: Work) -> Part | None:
     """What the note says of a shard, if it is there, and the shard as well."""
     try:
         part = Part.model_validate_json((target / work.note).read())
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError):  # Cut short by a machine that went down.
         return None
     if part.shard and (target / part.shard.name).size() != part.shard.bytes:
         return None
@@ -201,12 +221,7 @@ def _added(*counts: Mapping[str, int]) -> dict[str, int]:
 def _publish(manifest: Manifest, skipped: dict[str, Skipped], plan: Plan) -> None:
     """Write the report, then the manifest, and clear away what only an unfinished ingest needs."""
     target = plan.target
-    there = {file.name: file.size for file in target.files()}
-    if missing := [shard.name for shard in manifest.shards if there.get(shard.name) != shard.bytes]:
-        raise ConfigError(
-            f"data.shards: {len(missing)} shards, such as {missing[0]}, are not in {target}; "
-            "on several machines it must be a folder or a bucket that all of them share"
-        )
+    _check_there(target, manifest.shards)
     if skipped:
         report = {kind: found.model_dump() for kind, found in skipped.items()}
         (target / f"skipped-{manifest.version:05}.json").write(json.dumps(report, indent=2).encode())
@@ -214,8 +229,24 @@ def _publish(manifest: Manifest, skipped: dict[str, Skipped], plan: Plan) -> Non
         other = read_manifest(target, manifest.version)
         if other.hash != manifest.hash:
             raise ConfigError(f"data.shards: another ingest has meanwhile written {target / manifest.name}; try again")
-    (target / plan.notes).delete()
-    (target / f"{plan.notes}.json").delete()
-    for file in target.files():
-        if file.name.endswith(PARTIAL):  # Left by a process that was killed.
-            (target / file.name).delete()
+    _clear(plan)
+
+
+def _check_there(target: Location, shards: Sequence[Shard]) -> None:
+    """Raise ConfigError if shards that somebody has written are not where this process looks."""
+    there = {file.name: file.size for file in target.files()}
+    if missing := [shard.name for shard in shards if there.get(shard.name) != shard.bytes]:
+        raise ConfigError(
+            f"data.shards: {len(missing)} shards, such as {missing[0]}, are not in {target}; "
+            "on several machines it must be a folder or a bucket that all of them share"
+        )
+
+
+def _clear(plan: Plan) -> None:
+    """Remove what only an unfinished ingest needs."""
+    (plan.target / plan.notes).delete()
+    plan.claim.delete()
+    for file in plan.target.files():
+        # What a process left that was killed; a younger one may belong to the same ingest at work elsewhere.
+        if file.name.endswith(PARTIAL) and time.time() - file.changed / 1e9 > _ABANDONED_SECONDS:
+            (plan.target / file.name).delete()

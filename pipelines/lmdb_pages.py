@@ -54,6 +54,13 @@ def entries(file: pa.NativeFile, base: int = 0, threads: int = 1) -> Iterator[En
     Raises:
         NotLmdbError: it is none, is cut short, or has sub-databases.
     """
+    try:
+        yield from _entries(file, base, threads)
+    except (struct.error, StopIteration, RuntimeError) as error:
+        raise NotLmdbError(f"a page of its tree makes no sense: damaged ({error})") from error
+
+
+def _entries(file: pa.NativeFile, base: int, threads: int) -> Iterator[Entry]:
     meta = _newest_meta(file, base)
     if meta.root == _NO_PAGE:
         return
@@ -75,6 +82,8 @@ def entries(file: pa.NativeFile, base: int = 0, threads: int = 1) -> Iterator[En
                     yield from _leaf_entries(page, base, meta.page_size, end)
                 return
             level = [child for page in (first, *pages) for child in _children(page)]
+            if not level or len(level) > end // meta.page_size:
+                raise NotLmdbError("its tree has more pages than the file: damaged")
     raise NotLmdbError("its tree has no end: damaged")
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import queue
-import threading
 import time
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipelines.ahead import Ahead
 from pipelines.block_pool import BlockPool
 from pipelines.blocks import Block, Blocks, passing_bytes
 from pipelines.disk_cache import DiskCache
@@ -24,7 +23,7 @@ from pipelines.shards import DamagedShardError, read_manifest
 from pipelines.storage import Location
 from pipelines.windows import BATCHES_AHEAD, Windows, batches_bytes
 
-#: `some` reads from at most so many blocks.
+#: `some` reads from so many blocks, if they have rows enough.
 _SOME_BLOCKS = 32
 
 
@@ -111,8 +110,8 @@ class Loader:
         self.manifest = blocks.manifest
         self._blocks, self._transform, self._order, self._reading = blocks, transform, order, reading
         self._rank, self._world_size = rank, world_size
-        self._decoders = ThreadPoolExecutor(reading.decode_threads, thread_name_prefix="decode")
-        self._ahead: _Ahead | None = None
+        self._decoders = self._new_decoders()
+        self._ahead: Ahead[LocalBatch] | None = None
         #: How long `batch` has waited for data, all in all.
         self.waited_seconds = 0.0
 
@@ -125,36 +124,44 @@ class Loader:
         began = time.perf_counter()
         if self._ahead is None or self._ahead.next_step != step:
             self.close()
-            self._ahead = _Ahead(self._batches(step), step)
+            self._ahead = Ahead(self._batches(step), step, BATCHES_AHEAD)
         batch = self._ahead.take()
         self.waited_seconds += time.perf_counter() - began
         return batch
 
     def some(self, count: int) -> Tensor:
-        """At most `count` images from all over the data set, always the same, (N, C, H, W) uint8."""
+        """At most `count` images from all over the data set, always the same, (N, C, H, W) uint8.
+
+        Raises:
+            DamagedShardError: a block is damaged, and is not to be replaced by others.
+        """
         count = min(count, self.manifest.rows)
-        homes = np.linspace(0, len(self._blocks), min(_SOME_BLOCKS, len(self._blocks)), endpoint=False).astype(int)
-        rows: list[int] = []
-        for number, home in enumerate(homes):
-            share = (number + 1) * count // len(homes) - len(rows)
-            rows += range(int(self._blocks.starts[home]), int(self._blocks.starts[home + 1]))[:share]
-        rest = np.setdiff1d(np.arange(self.manifest.rows), rows)  # Blocks may have fewer rows than their share.
-        indices = np.sort(np.concatenate([rows, rest[: count - len(rows)]]).astype(np.int64))
-        places = self._blocks.find(indices)
-        needed = np.unique(places[0]).tolist()
-        with ThreadPoolExecutor(self._blocks.threads) as threads:
-            opened = dict(zip(needed, threads.map(self._blocks.open, needed), strict=True))
-        at = [(opened[home], row) for home, row in zip(*(each.tolist() for each in places), strict=True)]
-        images = self._pictures(at, self.manifest.columns[0])
-        for block in opened.values():
+        blocks = min(len(self._blocks), max(_SOME_BLOCKS, -(-count // self.manifest.block_rows)))
+        found = torch.empty((0, *self._transform.shape), dtype=torch.uint8).permute(0, 3, 1, 2)
+        left = np.linspace(0, len(self._blocks), blocks, endpoint=False).astype(int).tolist()
+        left += sorted(set(range(len(self._blocks))) - set(left))  # For what short or damaged blocks do not give.
+        while len(found) < count and left:
+            home = left.pop(0)
+            wanted = min(count - len(found), max(1, -(-(count - len(found)) // max(1, blocks))))
+            blocks -= 1
+            try:
+                block = self._blocks.open(home)
+            except DamagedShardError:
+                if self._reading.damaged == "stop":
+                    raise
+                continue
+            rows = range(min(wanted, self._blocks.rows[home]))
+            found = torch.cat([found, self._pictures([(block, row) for row in rows], self.manifest.columns[0])])
             block.close()
-        return images
+        return found
 
     def close(self) -> None:
         """Stop reading ahead, and give the memory back."""
         if self._ahead is not None:
             self._ahead.stop()
             self._ahead = None
+        self._decoders.shutdown()
+        self._decoders = self._new_decoders()
 
     def _batches(self, step: int) -> Generator[LocalBatch, None, None]:
         """The batches from `step` on, for ever."""
@@ -224,11 +231,14 @@ class Loader:
             window = self._order.window(lane, window.stop)
         raise DamagedShardError(f"every block of lane {lane} is damaged")
 
+    def _new_decoders(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(self._reading.decode_threads, thread_name_prefix="decode")
+
     def _block_budget(self) -> int:
         """What is left of the budget for blocks that are open."""
         row = int(np.prod(self._transform.shape))
         batches = batches_bytes(self.manifest, self._order.batch_size, self._world_size, row)
-        return self._reading.memory_bytes - batches - passing_bytes(max(self._blocks.bytes))
+        return self._reading.memory_bytes - batches - passing_bytes(max(self._blocks.bytes), self.manifest.rows)
 
     def _assemble(self, first_row: int, places: list[_Place]) -> LocalBatch:
         images, *others = [self._pictures(places, name) for name in self.manifest.columns]
@@ -251,45 +261,3 @@ class Loader:
             for _ in self._decoders.map(decode, range(len(places))):
                 """Raises what decoding raises."""
         return images.permute(0, 3, 1, 2)
-
-
-class _Ahead:
-    """Runs through batches in a thread, a few ahead of who takes them."""
-
-    def __init__(self, batches: Generator[LocalBatch, None, None], step: int) -> None:
-        self.next_step = step
-        # Queues without a limit are the fast ones; a token for every batch that may be ready is the limit.
-        self._ready: queue.SimpleQueue[LocalBatch | Exception] = queue.SimpleQueue()
-        self._room: queue.SimpleQueue[None] = queue.SimpleQueue()
-        for _ in range(BATCHES_AHEAD):
-            self._room.put(None)
-        self._stopping = False
-        self._thread = threading.Thread(target=self._run, args=(batches,), daemon=True, name="loader")
-        self._thread.start()
-
-    def take(self) -> LocalBatch:
-        """The next batch. Raises what making it raised."""
-        found = self._ready.get()
-        if isinstance(found, Exception):
-            self._ready.put(found)  # Whoever asks again hears it again.
-            raise found
-        self._room.put(None)
-        self.next_step += 1
-        return found
-
-    def stop(self) -> None:
-        self._stopping = True
-        self._room.put(None)
-        self._thread.join()
-
-    def _run(self, batches: Generator[LocalBatch, None, None]) -> None:
-        try:
-            for batch in batches:
-                self._room.get()
-                if self._stopping:
-                    break
-                self._ready.put(batch)
-        except Exception as error:  # The thread that takes batches has to hear of it.
-            self._ready.put(error)
-        finally:
-            batches.close()

@@ -23,6 +23,20 @@ _ATTEMPTS = 10
 _CONNECT_SECONDS, _READ_SECONDS = 5.0, 20.0
 
 
+def refuse_credentials(uri: str) -> None:
+    """Raise ConfigError if a URI carries credentials, or options of S3's that nobody knows and may be such."""
+    parts = urlsplit(uri)
+    shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+    if "@" in parts.netloc and parts.scheme == "s3":
+        raise ConfigError(
+            f"{shown}: credentials do not belong into a URI, which is logged; "
+            "set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        )
+    unknown = sorted(parse_qs(parts.query).keys() - _OPTIONS) if parts.scheme == "s3" else []
+    if unknown:
+        raise ConfigError(f"{shown}: option {unknown[0]!r} is not known; known: {', '.join(sorted(_OPTIONS))}")
+
+
 class Store:
     """Writes to the store that a URI names.
 
@@ -32,14 +46,8 @@ class Store:
 
     def __init__(self, uri: str) -> None:
         parts = urlsplit(uri)
-        if "@" in parts.netloc:
-            raise ConfigError(
-                f"s3://...@{parts.netloc.rpartition('@')[2]}: credentials do not belong into a URI, which is logged; "
-                "set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-            )
+        refuse_credentials(uri)
         options = {key: values[0] for key, values in parse_qs(parts.query).items()}
-        if unknown := sorted(options.keys() - _OPTIONS):
-            raise ConfigError(f"{uri}: option {unknown[0]!r} is not known; known: {', '.join(sorted(_OPTIONS))}")
         self.path = f"{parts.netloc}{parts.path}".rstrip("/")
         self._endpoint, self._region = _where(options)
         config = Config(

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
@@ -59,9 +60,9 @@ class Plan:
     options: Options
     version: int
 
-    @property
+    @cached_property
     def identity(self) -> str:
-        """Names what is read, and everything that the result depends on."""
+        """Names what is read, as it is when this is first asked, and everything that the result depends on."""
         described = [
             type(self.source).__name__,
             self.source.model_dump(),
@@ -75,7 +76,12 @@ class Plan:
     @property
     def notes(self) -> str:
         """The folder of notes on shards that are done."""
-        return f"ingest-{self.version:05}"
+        return f"ingest-{self.version:05}-{self.identity}"
+
+    @property
+    def claim(self) -> Location:
+        """The file that says which ingest makes this version."""
+        return self.target / f"ingest-{self.version:05}.json"
 
     def block_rows(self, index: pa.Table) -> int:
         """How many rows to read at once."""
@@ -106,16 +112,13 @@ class Plan:
 
 
 def without_duplicates(index: pa.Table, known: pa.ChunkedArray) -> tuple[pa.Table, Skipped]:
-    """The index without samples whose key came before, here or among `known`."""
-    keys = index.column("key")
-    codes = np.asarray(
-        pa.chunked_array([*known.chunks, *keys.chunks], pa.string()).combine_chunks().dictionary_encode().indices
-    )
+    """The index without samples that are `known` already, and without those whose key came before; and the latter."""
+    index = index.filter(pc.invert(pc.is_in(index.column("key"), known))) if len(known) else index
+    codes = np.asarray(index.column("key").combine_chunks().dictionary_encode().indices)
     _, first = np.unique(codes, return_index=True)
     fresh = np.zeros(len(codes), bool)
     fresh[first] = True
-    fresh = fresh[len(known) :]
-    twice = keys.filter(pa.array(~fresh))
+    twice = index.column("key").filter(pa.array(~fresh))
     examples = tuple(twice.slice(0, EXAMPLES).to_pylist())
     return index.filter(pa.array(fresh)), Skipped(count=len(twice), examples=examples)
 
@@ -125,6 +128,6 @@ def with_labels(index: pa.Table, known: tuple[str, ...]) -> tuple[pa.Table, tupl
     if "class" not in index.column_names:
         return index, known
     names = index.column("class")
-    classes = (*known, *sorted(set(pc.unique(names).to_pylist()) - set(known)))
+    classes = (*known, *sorted(set(pc.unique(names).drop_null().to_pylist()) - set(known)))
     labels = pc.index_in(names, pa.array(classes, pa.string())).cast(pa.int64())
     return index.drop_columns("class").append_column("label", labels), classes

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import Literal, NamedTuple
 
@@ -26,6 +27,7 @@ Images = NDArray[np.uint8]
 Stored = Literal["decoded", "encoded"]
 #: Stands for the label of what has none.
 NO_LABEL = -1
+_KEY_THREADS = 16
 _MANIFEST = re.compile(r"manifest-(\d{5})\.json")
 
 
@@ -149,13 +151,22 @@ def read_manifest(folder: Location, version: int | None = None) -> Manifest:
 
 def read_keys(folder: Location, manifest: Manifest | None) -> pa.ChunkedArray:
     """The source keys of all rows, and nothing else of them; of no data set, none."""
-    chunks = []
-    for shard in manifest.shards if manifest else ():
-        assert manifest is not None
-        options = pa.ipc.IpcReadOptions(included_fields=[manifest.arrow.get_field_index("key")])
-        with (folder / shard.name).open() as file:
-            chunks += pa.ipc.open_file(file, options=options).read_all().column("key").chunks
-    return pa.chunked_array(chunks, pa.string())
+    if manifest is None:
+        return pa.chunked_array([], pa.string())
+    options = pa.ipc.IpcReadOptions(included_fields=[manifest.arrow.get_field_index("key")])
+
+    def read(shard: Shard) -> list[pa.Array]:
+        try:
+            with (folder / shard.name).open() as file:
+                chunks: list[pa.Array] = pa.ipc.open_file(file, options=options).read_all().column("key").chunks
+                return chunks
+        except (FileNotFoundError, pa.ArrowException) as error:
+            raise DamagedShardError(f"shard {folder / shard.name} is damaged: {error}") from error
+
+    with ThreadPoolExecutor(_KEY_THREADS) as threads:
+        return pa.chunked_array(
+            [chunk for chunks in threads.map(read, manifest.shards) for chunk in chunks], pa.string()
+        )
 
 
 def schema(columns: Sequence[str], shape: tuple[int, int, int] | None) -> pa.Schema:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple, TypeVar
 
@@ -12,8 +11,8 @@ import pyarrow as pa
 
 from pipelines.storage import Location
 
-#: Ranges are looked at in runs of this many, and read in the order in which they lie in the file.
-_RUN = 512
+#: Ranges are looked at in runs of at most this many, and bytes, and read in the order in which they lie in the file.
+_RUN, _RUN_BYTES = 512, 1 << 26
 #: Ranges with at most this much between them are read in one piece,
 _GAP_BYTES = 1 << 16
 #: unless it would become larger than this.
@@ -37,7 +36,7 @@ def read_spans(file: pa.NativeFile, spans: Iterable[Span], threads: int = 1) -> 
         threads: how many pieces are read at once: many where every read has to travel.
     """
     with ThreadPoolExecutor(threads) as pool:
-        for run in _runs(spans):
+        for run in _runs(spans, lambda span: span.size):
             pieces = _pieces(run)
             contents = pool.map(lambda piece: file.read_at(piece.size, piece.offset), [piece for piece, _ in pieces])
             found: list[bytes] = [b""] * len(run)
@@ -48,12 +47,25 @@ def read_spans(file: pa.NativeFile, spans: Iterable[Span], threads: int = 1) -> 
             yield from found
 
 
-def read_files(files: Sequence[Location]) -> Iterator[bytes]:
-    """The content of every file, in the order given; of one that cannot be read, nothing."""
-    threads = 1 if not files or files[0].is_local else _THREADS
+def read_files(files: Sequence[tuple[Location, int]], most_bytes: int) -> Iterator[bytes]:
+    """The content of every file of such a size, in the order given, and no more than `most_bytes` of it.
+
+    Raises:
+        OSError: a file has gone, or cannot be read.
+    """
+
+    def read(item: tuple[Location, int]) -> bytes:
+        location, size = item
+        if size <= most_bytes:
+            return location.read()
+        with location.open() as file:
+            beginning: bytes = file.read_at(most_bytes, 0)
+            return beginning
+
+    threads = 1 if not files or files[0][0].is_local else _THREADS
     with ThreadPoolExecutor(threads) as pool:
-        for run in _runs(files):
-            yield from pool.map(Location.read, run)
+        for run in _runs(files, lambda item: item[1]):
+            yield from pool.map(read, run)
 
 
 def threads_for(location: Location) -> int:
@@ -61,9 +73,16 @@ def threads_for(location: Location) -> int:
     return 1 if location.is_local else _THREADS
 
 
-def _runs(items: Iterable[_T]) -> Iterator[list[_T]]:
-    iterator = iter(items)
-    while run := list(itertools.islice(iterator, _RUN)):
+def _runs(items: Iterable[_T], size: Callable[[_T], int]) -> Iterator[list[_T]]:
+    run: list[_T] = []
+    held = 0
+    for item in items:
+        if run and (len(run) == _RUN or held + size(item) > _RUN_BYTES):
+            yield run
+            run, held = [], 0
+        run.append(item)
+        held += size(item)
+    if run:
         yield run
 
 

@@ -57,7 +57,7 @@ def folder_of(run: Run) -> str:
     A source that has changed is so ingested again.
     """
     if run.data.shards:
-        return run.data.shards
+        return storage_root(run.data.shards)
     described = f"{run.data.source.fingerprint()}/{run.data.transform.model_dump_json()}/{run.data.stored}"
     digest = hashlib.blake2b(described.encode(), digest_size=6).hexdigest()
     return join(storage_root(run.storage), f"shards/{type(run.data.source).__name__.lower()}-{digest}")
@@ -75,7 +75,9 @@ def write(run: Run, console: Console, append: bool = False) -> Manifest:
         with _shown(f"writing {run.data.source.describe()}", console) as report:
             return ingest(run.data.source, run.data.transform, location, options, _in_parallel(run), report)
     except OSError as error:
-        raise ConfigError(f"data: {location} cannot be written from {run.data.source.describe()}: {error}") from error
+        raise ConfigError(f"data: {location} cannot be written, or its source not be read: {error}") from error
+    except DamagedShardError as error:
+        raise ConfigError(f"data.shards: {error}") from error
 
 
 def _in_parallel(run: Run) -> Tasks:

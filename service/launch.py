@@ -128,7 +128,12 @@ def _prepare(run: Run, console: Console) -> Prepared:
     uri = run.tracking.uri or f"sqlite:///{root}/mlflow.db"
     tracking.check_reachable(uri)
     data, manifest = prepare(run, console)
-    run = run.model_copy(update={"data": run.data.model_copy(update={"version": manifest.version})})
+    # What a resumed run reads is what this one does, though its source or its data set may have grown.
+    pinned = {"version": manifest.version, "shards": data}
+    cache = {"cache": storage_root(run.loader.cache) if run.loader.cache else None}
+    run = run.model_copy(
+        update={"data": run.data.model_copy(update=pinned), "loader": run.loader.model_copy(update=cache)}
+    )
     name = run.resume or run.name or f"{run.recipe}-{time.strftime('%Y%m%d-%H%M%S')}"
     folder = join(root, name)
     if run.resume is None and (Location.of(folder) / "run.json").exists():

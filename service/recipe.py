@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import yaml
 
-from pipelines.storage import Location
+from pipelines.storage import Location, refuse_credentials
 from service.components import ConfigError, nearest
 from service.config import CIRCUMSTANCES, Run, dump, flatten, from_tree, storage_root
 
@@ -88,6 +88,8 @@ def check(run: Run) -> None:
             run.task.build(run.network, run.image)
     except (ValueError, RuntimeError) as error:
         raise ConfigError(f"network: cannot be built with these options: {str(error).splitlines()[0]}") from error
+    for uri in (run.data.shards, run.storage, run.loader.cache):
+        refuse_credentials(uri or "")
     if run.batch.size % run.batch.shards:
         raise ConfigError(f"batch.shards: {run.batch.shards} does not divide batch.size, {run.batch.size}")
     if run.batch.size // run.batch.shards < 2:

@@ -161,7 +161,9 @@ def stopping_after(count: int) -> Callable[[list[Work], Callable[[int], None]], 
     def tasks(works: list[Work], progress: Callable[[int], None]) -> Iterator[Part]:
         for work in works[:count]:
             yield write_shard(work, progress)
-        Path(work.target, "shard-00001-99999.arrow.0.partial").write_bytes(b"half a shard")
+        left = Path(work.target, "shard-00001-99999.arrow.0.partial")
+        left.write_bytes(b"half a shard")
+        os.utime(left, (0, 0))  # It is old by the time that somebody goes on.
         raise KeyboardInterrupt
 
     return tasks
@@ -208,16 +210,18 @@ ingest(Folder(uri="{tmp_path / "photos"}"), Transform(size=16), target, Options(
 """
     environment = {**os.environ, **RAY_ENVIRONMENT, "PYTHONPATH": str(ROOT)}
     environment.pop("RAY_ADDRESS", None)
-    done = tmp_path / "killed" / "ingest-00001"
+    done = tmp_path / "killed"
     killed_at: list[int] = []
     while not (tmp_path / "killed" / "manifest-00001.json").exists():
-        before = len(list(done.glob("*.json")))
+        before = len(list(done.glob("ingest-00001-*/*.json")))
         process = subprocess.Popen([sys.executable, "-c", script], env=environment, start_new_session=True)
-        while process.poll() is None and (len(killed_at) == 2 or len(list(done.glob("*.json"))) < before + 4):
+        while process.poll() is None and (
+            len(killed_at) == 2 or len(list(done.glob("ingest-00001-*/*.json"))) < before + 4
+        ):
             time.sleep(0.02)
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
-            killed_at.append(len(list(done.glob("*.json"))))
+            killed_at.append(len(list(done.glob("ingest-00001-*/*.json"))))
             time.sleep(0.5)  # Ray's workers notice that their driver has gone.
         assert process.wait() in (0, -signal.SIGKILL)
     print(f"\nkilled with {killed_at} of 20 shards done")
@@ -267,7 +271,7 @@ def test_another_data_set_is_not_mixed_in(tmp_path: Path) -> None:
     unfinished = Location.of(str(tmp_path / "unfinished"))
     with pytest.raises(KeyboardInterrupt):
         ingest(first, SMALL, unfinished, Options(shard_rows=5), stopping_after(1))
-    with pytest.raises(ConfigError, match="an ingest of LSUN LMDB a has begun here"):
+    with pytest.raises(ConfigError, match=r"an ingest of LSUN LMDB a has begun in .*ingest-00001.json to give it up"):
         ingest(second, SMALL, unfinished)
     with pytest.raises(ConfigError, match="holds no data set to append to"):
         ingest(first, SMALL, Location.of(str(tmp_path / "nothing")), Options(append=True))
@@ -280,17 +284,72 @@ def test_an_appended_batch_makes_a_version_that_shares_the_old_shards(tmp_path: 
     folder = Location.of(str(tmp_path / "shards"))
     first = ingest(Lsun(uri=str(tmp_path / "a")), SMALL, folder)
     before = files(tmp_path / "shards")
-    options = Options(append=True, skip_limit=0.5)
+    options = Options(append=True)
     second = ingest(Lsun(uri=str(tmp_path / "b")), SMALL, folder, options)
     assert (second.version, second.rows, versions(folder)) == (2, 14, [1, 2])
     assert second.shards[: len(first.shards)] == first.shards
-    assert second.skipped == {"duplicate": 1}
+    assert second.skipped == {}
     assert second.hash != first.hash
     assert rows(folder)[2] == [*old, *new]
     assert rows(folder, 1)[2] == list(old)
     assert read_manifest(folder, 1) == first
     assert before.items() <= files(tmp_path / "shards").items()
     assert ingest(Lsun(uri=str(tmp_path / "b")), SMALL, folder, options) == second  # Once is enough.
+
+
+def test_a_data_set_can_grow_with_its_folder(tmp_path: Path) -> None:
+    write_folder(tmp_path / "a", {f"{at}.png": encoded() for at in range(20)})
+    source, folder = Folder(uri=str(tmp_path / "a")), Location.of(str(tmp_path / "shards"))
+    ingest(source, SMALL, folder)
+    with pytest.raises(ConfigError, match="holds no new pictures"):
+        os.utime(tmp_path / "a" / "0.png", (0, 0))
+        ingest(source, SMALL, folder, Options(append=True))
+    write_folder(tmp_path / "a", {"new.png": encoded(), "new2.png": encoded()})
+    assert ingest(source, SMALL, folder, Options(append=True)).rows == 22
+    assert set(files(tmp_path / "shards")) == {
+        "manifest-00001.json",
+        "manifest-00002.json",
+        "shard-00001-00000.arrow",
+        "shard-00002-00000.arrow",
+    }
+
+
+def test_a_source_that_changes_while_it_is_read_is_not_taken_for_the_new_one(tmp_path: Path) -> None:
+    write_folder(tmp_path / "a", {f"{at}.png": encoded() for at in range(20)})
+    source, folder = Folder(uri=str(tmp_path / "a")), Location.of(str(tmp_path / "shards"))
+
+    def while_it_grows(works: list[Work], progress: Callable[[int], None]) -> Iterator[Part]:
+        write_folder(tmp_path / "a", {"late.png": encoded()})
+        yield from here(works, progress)
+
+    with pytest.raises(ConfigError, match="has changed while it was read; ingest it again"):
+        ingest(source, SMALL, folder, tasks=while_it_grows)
+    assert ingest(source, SMALL, folder).rows == 21
+
+
+def test_notes_of_another_ingest_are_not_taken_for_ones_own(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        bedrooms(tmp_path / name, 20)
+    first, second = (Lsun(uri=str(tmp_path / name)) for name in ("a", "b"))
+    options, target = Options(shard_rows=5), Location.of(str(tmp_path / "shards"))
+    with pytest.raises(KeyboardInterrupt):
+        ingest(first, SMALL, target, options, stopping_after(2))
+    (tmp_path / "shards" / "ingest-00001.json").unlink()  # As the message says, to give it up.
+    manifest = ingest(second, SMALL, target, options)
+    assert manifest.hash == ingest(second, SMALL, Location.of(str(tmp_path / "clean")), options).hash
+
+
+def test_a_note_that_was_cut_short_is_written_again(tmp_path: Path) -> None:
+    bedrooms(tmp_path / "a", 20)
+    source, options, target = (
+        Lsun(uri=str(tmp_path / "a")),
+        Options(shard_rows=5),
+        Location.of(str(tmp_path / "shards")),
+    )
+    with pytest.raises(KeyboardInterrupt):
+        ingest(source, SMALL, target, options, stopping_after(2))
+    next((tmp_path / "shards").glob("ingest-00001-*/*.json")).write_text("")
+    assert ingest(source, SMALL, target, options).rows == 20
 
 
 def test_classes_keep_their_labels_when_others_are_appended(tmp_path: Path) -> None:

@@ -107,6 +107,7 @@ def test_neighbours_in_the_order_are_not_neighbours_in_the_source() -> None:
     full = np.random.default_rng(0).permutation(rows)
     noise = 4 / np.sqrt(rows)
     print(f"\nneighbours' correlation: {correlation(epoch, 1):.4f}, full permutation {correlation(full, 1):.4f}")
+    print(f"a batch apart: {correlation(epoch, batch):.4f}")
     assert abs(correlation(full, 1)) < noise
     assert abs(correlation(epoch, 1)) < 0.02
     # Rows of one lane meet again 64 samples later, out of a window of four blocks: one in four is a neighbour.

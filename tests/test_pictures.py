@@ -86,6 +86,22 @@ def test_any_truncation_is_refused_or_gives_a_picture(kind: str) -> None:
             Transform(size=8)(whole[:length])
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_damage_anywhere_is_refused_or_gives_a_picture() -> None:
+    chance = np.random.default_rng(1)
+    kinds = ("PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP", "AVIF")
+    for kind in kinds:
+        whole = encoded(kind, (20, 16))
+        for _ in range(300):
+            damaged = bytearray(whole)
+            for _ in range(chance.integers(1, 6)):
+                damaged[chance.integers(0, min(len(whole), 400))] = chance.integers(0, 256)
+            try:
+                assert Transform(size=8)(bytes(damaged)).shape == (8, 8, 3)
+            except BadPictureError:
+                """One of the two."""
+
+
 def test_a_decompression_bomb_costs_no_memory() -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for side in (9_000, 30_000, 200_000):

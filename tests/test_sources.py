@@ -39,7 +39,7 @@ def test_idx_gives_every_image_and_label(zipped: bool, tmp_path: Path) -> None:
     assert all(np.array_equal(sample.pictures[0], image) for sample, image in zip(found, images, strict=True))
 
 
-@pytest.mark.parametrize("damage", ["cut", "cut gzip", "wrong kind", "missing"])
+@pytest.mark.parametrize("damage", ["cut", "cut header", "cut gzip", "wrong kind", "missing"])
 def test_a_damaged_idx_file_is_named(damage: str, tmp_path: Path) -> None:
     write_idx(tmp_path, zipped=damage == "cut gzip")
     name = "train-images-idx3-ubyte" + (".gz" if damage == "cut gzip" else "")
@@ -47,7 +47,9 @@ def test_a_damaged_idx_file_is_named(damage: str, tmp_path: Path) -> None:
     if damage == "missing":
         (tmp_path / name).unlink()
     else:
-        (tmp_path / name).write_bytes(content[:100] if damage.startswith("cut") else b"GIF8" + content[4:])
+        (tmp_path / name).write_bytes(
+            content[: 9 if damage == "cut header" else 100] if damage.startswith("cut") else b"GIF8" + content[4:]
+        )
     with pytest.raises(ConfigError, match="train-images-idx3-ubyte"):
         Idx(uri=str(tmp_path)).index()
 
@@ -120,7 +122,7 @@ def test_an_lmdb_is_read_where_it_lies_in_a_zip(tmp_path: Path) -> None:
         Lsun(uri=str(tmp_path / "deflated.zip")).index()
 
 
-@pytest.mark.parametrize("damage", ["cut", "short", "other", "tree", "empty"])
+@pytest.mark.parametrize("damage", ["cut", "short", "other", "tree", "noise", "empty"])
 def test_what_is_no_lmdb_is_named(damage: str, tmp_path: Path) -> None:
     bedrooms(tmp_path / "lmdb", 200)
     file = tmp_path / "lmdb" / "data.mdb"
@@ -131,6 +133,7 @@ def test_what_is_no_lmdb_is_named(damage: str, tmp_path: Path) -> None:
         "short": content[:100],
         "other": b"GIF89a" + content[6:100_000].replace(b"\xde\xc0\xef\xbe", b"????"),
         "tree": content[:8192] + bytes(len(content) - 8192),
+        "noise": content[:8192] + np.random.default_rng(0).bytes(len(used)),
         "empty": b"",
     }
     file.write_bytes(damaged[damage])
@@ -145,8 +148,11 @@ def test_a_folder_tree_gives_its_pictures_and_its_first_folders_as_classes(tmp_p
     assert contents(source) == dict(sorted(files.items()))
     assert source.index().column("class").to_pylist() == ["cats"] * 3 + ["dogs"] * 3
     assert "class" not in Folder(uri=str(tmp_path / "photos"), classes=False).index().column_names
+    write_folder(tmp_path / "photos", {"README.txt": b"x"})
+    labels = source.index().column("class").to_pylist()
+    assert labels == [None] + ["cats"] * 3 + ["dogs"] * 3  # What lies beside the folders has no class.
     assert set(contents(Folder(uri=str(tmp_path / "photos"), inside="dogs"))) == {f"dogs/{at}.png" for at in range(3)}
-    with pytest.raises(ConfigError, match=r"has no 'birds'; it has cats, dogs"):
+    with pytest.raises(ConfigError, match=r"has no 'birds'; it has README.txt, cats, dogs"):
         Folder(uri=str(tmp_path / "photos"), inside="birds").index()
 
 

@@ -15,11 +15,11 @@ from pydantic import AfterValidator
 
 from pipelines.containers import Entry, contents
 from pipelines.shards import Images
-from pipelines.storage import Found, Location
+from pipelines.storage import Found, Location, refuse_credentials
 from service.components import Component, ConfigError
 
 #: A path or URI; a path is absolute, so that it means the same to every process.
-Uri = Annotated[str, AfterValidator(lambda uri: uri if "://" in uri else str(Path(uri).expanduser().absolute()))]
+Uri = Annotated[str, AfterValidator(lambda uri: _absolute(uri))]
 
 
 class Sample(NamedTuple):
@@ -90,12 +90,19 @@ class ArraySource(Source):
 
     def index(self) -> pa.Table:
         rows = np.arange(len(self.arrays()[0]))
-        return pa.table({"key": [self.key(row) for row in rows.tolist()], "row": rows})
+        return pa.table({"key": pa.array([self.key(row) for row in rows.tolist()], pa.string()), "row": rows})
 
     def read(self, part: pa.Table) -> Iterator[Sample]:
         pictures, labels = self.arrays()
         for key, row in zip(part.column("key").to_pylist(), part.column("row").to_pylist(), strict=True):
             yield Sample(key, (pictures[row],), int(labels[row]))
+
+
+def _absolute(uri: str) -> str:
+    if "://" not in uri:
+        return str(Path(uri).expanduser().absolute())
+    refuse_credentials(uri)
+    return uri
 
 
 def tabulate(entries: Iterable[Entry]) -> pa.Table:

@@ -48,9 +48,11 @@ def with_classes(entries: list[Entry], inside: str, classes: bool) -> pa.Table:
     """A table of entries, with the first folder that tells them apart as their class."""
     table = tabulate(entries)
     parents = [PurePosixPath(entry.name).relative_to(inside).parts[:-1] for entry in entries]
-    first, last = min(parents), max(parents)
-    common = next((at for at, (one, other) in enumerate(zip(first, last, strict=False)) if one != other), len(first))
-    names = [parent[common] if len(parent) > common else None for parent in parents]
-    if not classes or None in names:
+    inner = [parent for parent in parents if parent]
+    if not classes or not inner:
         return table
+    first, last = min(inner), max(inner)
+    alike = next((at for at, (one, other) in enumerate(zip(first, last, strict=False)) if one != other), len(first))
+    common = min(alike, min(map(len, inner)) - 1)  # A single class is one too.
+    names = [parent[common] if parent else None for parent in parents]
     return table.append_column("class", pa.array(names, pa.string()))

@@ -65,6 +65,8 @@ def _read(file: Location, magic: int) -> Images:
     if len(content) < 4 or struct.unpack(">I", content[:4])[0] != magic:
         raise ConfigError(f"{file}: not an idx file, it should start with {magic:#010x}")
     dimensions = magic & 0xFF
+    if len(content) < 4 + 4 * dimensions:
+        raise ConfigError(f"{file}: ends in its header; fetch it again")
     shape = struct.unpack(f">{dimensions}I", content[4 : 4 + 4 * dimensions])
     body = np.frombuffer(content, np.uint8, offset=4 + 4 * dimensions)
     if body.size != np.prod(shape):
