@@ -132,7 +132,7 @@ class Blocks:
                 try:
                     with path.open("rb") as file:
                         self._maps[shard.name] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-                except (OSError, ValueError) as error:
+                except (FileNotFoundError, ValueError) as error:  # An empty file cannot be mapped.
                     raise self._damaged(shard, f"it cannot be read: {error}") from error
             return self._maps[shard.name]
 
@@ -144,6 +144,8 @@ class Blocks:
                 idle = self._files.setdefault(shard.name, [])
                 file = idle.pop() if idle else None
             file = file or (self._folder / shard.name).open()
+            if file.size() != shard.bytes:
+                raise self._damaged(shard, f"it has {file.size()} bytes, the manifest says {shard.bytes}")
             file.seek(start)
             received = file.readinto(content)
         except FileNotFoundError as error:

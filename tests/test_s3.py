@@ -210,7 +210,7 @@ def test_a_missing_or_damaged_shard_names_itself(s3: str, tmp_path: Path) -> Non
     content[len(content) // 2] ^= 1
     for damage, what in (
         (bytes(content), "has XXH3"),
-        (bytes(content[:9000]), "ends before"),
+        (bytes(content[:9000]), "bytes, the manifest says"),
         (None, "cannot be read"),
     ):
         shard.delete() if damage is None else shard.write(damage)
