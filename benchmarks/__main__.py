@@ -1,4 +1,4 @@
-"""``python -m benchmarks [step weights startup ingest read decode]``: runs the benchmarks, all of them by default."""
+"""``python -m benchmarks [step weights startup ingest read decode bucket]``: runs the benchmarks, all of them by default."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ ALL = {
     "ingest": data.ingest_main,
     "read": data.read_main,
     "decode": data.decode_main,
+    "bucket": data.bucket_main,
 }
 
 if __name__ == "__main__":

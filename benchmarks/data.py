@@ -263,9 +263,13 @@ def ingest_main() -> None:
 
 
 def read_main() -> None:
-    """Decoded images: from the disk against the peers, from a bucket against the server's own rate, and memory."""
+    """Decoded images from the disk, against the peers."""
     with tempfile.TemporaryDirectory() as folder:
         decoded(photographs(), Path(folder))
+
+
+def bucket_main() -> None:
+    """Decoded images from a bucket, against the server's own rate; and the memory that loaders take."""
     with tempfile.TemporaryDirectory() as folder:
         bucket(photographs(), Path(folder))
 

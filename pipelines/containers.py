@@ -62,7 +62,7 @@ def in_zip(archive: Location) -> list[Entry]:
         return list(_members(archive, file, 0, file.size(), ""))
 
 
-def in_lmdb(location: Location) -> list[Entry]:
+def in_lmdb(location: Location) -> Iterator[Entry]:
     """The values of an LMDB: a folder with ``data.mdb``, that file, or a zip that holds it uncompressed.
 
     Raises:
@@ -77,10 +77,8 @@ def in_lmdb(location: Location) -> list[Entry]:
             raise ConfigError(f"data.source.uri: {file} does not exist; name the folder that holds data.mdb")
     try:
         with file.open() as opened:
-            return [
-                Entry(entry.key.decode("ascii", "backslashreplace"), name, *entry.span, RANGE)
-                for entry in entries(opened, base, threads_for(file))
-            ]
+            for entry in entries(opened, base, threads_for(file)):
+                yield Entry(entry.key.decode("ascii", "backslashreplace"), name, *entry.span, RANGE)
     except NotLmdbError as error:
         raise ConfigError(f"data.source.uri: {file} is no LMDB that can be read: {error}") from error
 

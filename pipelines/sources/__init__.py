@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -17,6 +18,8 @@ from pipelines.containers import Entry, contents
 from pipelines.shards import Images
 from pipelines.storage import Found, Location, refuse_credentials
 from service.components import Component, ConfigError
+
+_TABULATED = 1 << 16
 
 #: A path or URI; a path is absolute, so that it means the same to every process.
 Uri = Annotated[str, AfterValidator(lambda uri: _absolute(uri))]
@@ -106,11 +109,14 @@ def _absolute(uri: str) -> str:
 
 
 def tabulate(entries: Iterable[Entry]) -> pa.Table:
-    """Where pictures lie, with their names as keys."""
-    columns = list(zip(*entries, strict=True))
-    if not columns:
+    """Where pictures lie, with their names as keys. Raises ConfigError if there are none."""
+    remaining = iter(entries)
+    parts = []
+    while some := list(itertools.islice(remaining, _TABULATED)):  # Millions of tuples at once are gigabytes.
+        parts.append(pa.table(dict(zip(Entry._fields, zip(*some, strict=True), strict=True))))
+    if not parts:
         raise ConfigError("data.source: holds no pictures")
-    table = pa.table(dict(zip(Entry._fields, columns, strict=True)))
+    table = pa.concat_tables(parts)
     return table.append_column("key", table.column("name"))
 
 
