@@ -1,4 +1,4 @@
-"""``python -m benchmarks [step weights startup ingest read decode bucket]``: runs the benchmarks, all of them by default."""
+"""``python -m benchmarks [NAME ...]``: runs the benchmarks that are named in `ALL`, all of them by default."""
 
 from __future__ import annotations
 
