@@ -11,10 +11,10 @@ ALL = {
     "step": step.main,
     "weights": weights.main,
     "startup": startup.main,
-    "ingest": data.ingest_main,
-    "read": data.read_main,
-    "decode": data.decode_main,
-    "bucket": data.bucket_main,
+    "ingest": data.on_photographs(data.ingesting),
+    "read": data.on_photographs(data.decoded),
+    "decode": data.on_photographs(data.encoded),
+    "bucket": data.on_photographs(data.bucket),
 }
 
 if __name__ == "__main__":

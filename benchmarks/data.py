@@ -256,25 +256,11 @@ def ingesting(pictures: list[bytes], folder: Path) -> None:
     print(f"    ours / alone = {found['ours'] / found['decode and resize alone']:.2f}", flush=True)
 
 
-def ingest_main() -> None:
-    """Ingest against its own work alone."""
-    with tempfile.TemporaryDirectory() as folder:
-        ingesting(photographs(), Path(folder))
+def on_photographs(work: Callable[[list[bytes], Path], None]) -> Callable[[], None]:
+    """A benchmark of `work`, in a folder that is removed afterwards."""
 
+    def main() -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            work(photographs(), Path(folder))
 
-def read_main() -> None:
-    """Decoded images from the disk, against the peers."""
-    with tempfile.TemporaryDirectory() as folder:
-        decoded(photographs(), Path(folder))
-
-
-def bucket_main() -> None:
-    """Decoded images from a bucket, against the server's own rate; and the memory that loaders take."""
-    with tempfile.TemporaryDirectory() as folder:
-        bucket(photographs(), Path(folder))
-
-
-def decode_main() -> None:
-    """Encoded pictures, decoded when they are read, against the peers."""
-    with tempfile.TemporaryDirectory() as folder:
-        encoded(photographs(), Path(folder))
+    return main

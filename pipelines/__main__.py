@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pipelines.storage import Location
 
 USER_ERROR, FAILURE, INTERRUPTED = 2, 1, 130
+_SHEET_IMAGES = 64
 
 _INGEST = """\
 examples:
@@ -69,14 +70,16 @@ def _ingest(arguments: argparse.Namespace) -> int:
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
-    from pipelines.examine import contact_sheet, table
+    from pipelines.examine import table
     from pipelines.images import Transform
+    from pipelines.loader import open_loader
+    from service.pictures import grid
     from service.progress import console
 
     folder, manifest = _opened(arguments)
     transform = Transform.model_validate(manifest.transform or {"size": arguments.size})
     console().print(table(manifest, folder))
-    contact_sheet(folder, manifest, transform).save(arguments.sheet)
+    grid(open_loader(folder, transform, 1, 0, version=manifest.version).some(_SHEET_IMAGES)).save(arguments.sheet)
     console().print(f"contact sheet: {arguments.sheet}", highlight=False, soft_wrap=True)
     return 0
 

@@ -1,4 +1,4 @@
-"""What a person asks of a data set: what is in it, what it looks like, whether it is whole."""
+"""What a person asks of a data set: what is in it, and whether it is whole."""
 
 from __future__ import annotations
 
@@ -6,17 +6,12 @@ import hashlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-import numpy as np
-from PIL import Image
 from rich.table import Table
 
-from pipelines.images import Transform
-from pipelines.loader import open_loader
 from pipelines.shards import Manifest, Shard
 from pipelines.spans import threads_for
 from pipelines.storage import Location
 
-_GAP = 2
 _PIECE_BYTES = 1 << 23
 
 
@@ -47,22 +42,6 @@ def table(manifest: Manifest, folder: Location) -> Table:
 
 def _counts(counts: dict[str, int]) -> str:
     return ", ".join(f"{count:,} {kind}" for kind, count in counts.items())
-
-
-def contact_sheet(
-    folder: Location, manifest: Manifest, transform: Transform, columns: int = 8, rows: int = 8
-) -> Image.Image:
-    """Images from all over a data set, set apart on white."""
-    images = open_loader(folder, transform, 1, 0, version=manifest.version).some(columns * rows)
-    pictures = images.permute(0, 2, 3, 1).numpy()
-    height, width = pictures.shape[1:3]
-    sheet = np.full((rows * (height + _GAP) + _GAP, columns * (width + _GAP) + _GAP, pictures.shape[3]), 255, np.uint8)
-    for number, picture in enumerate(pictures):
-        top, left = (
-            _GAP + at * (size + _GAP) for at, size in zip(divmod(number, columns), (height, width), strict=True)
-        )
-        sheet[top : top + height, left : left + width] = picture
-    return Image.fromarray(sheet.squeeze(2) if sheet.shape[2] == 1 else sheet)
 
 
 def damages(folder: Location, manifest: Manifest, progress: Callable[[int], None] = lambda size: None) -> list[str]:

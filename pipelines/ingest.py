@@ -10,13 +10,13 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from pipelines.images import Transform
 from pipelines.plan import LANES, Options, Plan, with_labels, without_duplicates
 from pipelines.shard_writer import Part, Skipped, Work, write_shard
-from pipelines.shards import Manifest, Shard, read_keys, read_manifest, versions
+from pipelines.shards import Manifest, read_keys, read_manifest, versions
 from pipelines.sources import Source
 from pipelines.storage import PARTIAL, Location
 from service.components import ConfigError
@@ -182,12 +182,13 @@ def _do(works: list[Work], target: Location, tasks: Tasks, report: Report, limit
         finished += samples
         report(finished, total)
 
-    finished_here = False
     for part in tasks([work for work in works if work.note not in done], progress):
         limit.count(part)
-        if not finished_here:
-            _check_there(target, [part.shard] if part.shard else [])
-            finished_here = True
+        if not _is_there(target, part):
+            raise ConfigError(
+                f"data.shards: {target} has no whole {part.shard.name if part.shard else part.name}, which a task has "
+                "written; on several machines it must be a folder or a bucket that all of them share"
+            )
         done[part.name] = part
     return [done[work.note] for work in works]
 
@@ -198,9 +199,12 @@ def _noted(target: Location, work: Work) -> Part | None:
         part = Part.model_validate_json((target / work.note).read())
     except (FileNotFoundError, ValueError):  # Cut short by a machine that went down.
         return None
-    if part.shard and (target / part.shard.name).size() != part.shard.bytes:
-        return None
-    return part
+    return part if _is_there(target, part) else None
+
+
+def _is_there(target: Location, part: Part) -> bool:
+    """Whether the shard lies where this process looks, and is whole."""
+    return part.shard is None or (target / part.shard.name).size() == part.shard.bytes
 
 
 def _summed(parts: Iterable[Part]) -> dict[str, Skipped]:
@@ -221,7 +225,6 @@ def _added(*counts: Mapping[str, int]) -> dict[str, int]:
 def _publish(manifest: Manifest, skipped: dict[str, Skipped], plan: Plan) -> None:
     """Write the report, then the manifest, and clear away what only an unfinished ingest needs."""
     target = plan.target
-    _check_there(target, manifest.shards)
     if skipped:
         report = {kind: found.model_dump() for kind, found in skipped.items()}
         (target / f"skipped-{manifest.version:05}.json").write(json.dumps(report, indent=2).encode())
@@ -230,16 +233,6 @@ def _publish(manifest: Manifest, skipped: dict[str, Skipped], plan: Plan) -> Non
         if other.hash != manifest.hash:
             raise ConfigError(f"data.shards: another ingest has meanwhile written {target / manifest.name}; try again")
     _clear(plan)
-
-
-def _check_there(target: Location, shards: Sequence[Shard]) -> None:
-    """Raise ConfigError if shards that somebody has written are not where this process looks."""
-    there = {file.name: file.size for file in target.files()}
-    if missing := [shard.name for shard in shards if there.get(shard.name) != shard.bytes]:
-        raise ConfigError(
-            f"data.shards: {len(missing)} shards, such as {missing[0]}, are not in {target}; "
-            "on several machines it must be a folder or a bucket that all of them share"
-        )
 
 
 def _clear(plan: Plan) -> None:

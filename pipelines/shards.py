@@ -21,13 +21,13 @@ import xxhash
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, computed_field
 
+from pipelines.spans import threads_for
 from pipelines.storage import Location
 
 Images = NDArray[np.uint8]
 Stored = Literal["decoded", "encoded"]
 #: Stands for the label of what has none.
 NO_LABEL = -1
-_KEY_THREADS = 16
 _MANIFEST = re.compile(r"manifest-(\d{5})\.json")
 
 
@@ -163,7 +163,7 @@ def read_keys(folder: Location, manifest: Manifest | None) -> pa.ChunkedArray:
         except (FileNotFoundError, pa.ArrowException) as error:
             raise DamagedShardError(f"shard {folder / shard.name} is damaged: {error}") from error
 
-    with ThreadPoolExecutor(_KEY_THREADS) as threads:
+    with ThreadPoolExecutor(threads_for(folder)) as threads:
         return pa.chunked_array(
             [chunk for chunks in threads.map(read, manifest.shards) for chunk in chunks], pa.string()
         )
@@ -236,7 +236,7 @@ def pixels(rows: pa.RecordBatch, column: str) -> Images:
 def labels(rows: pa.RecordBatch) -> NDArray[np.int64]:
     """The labels, NO_LABEL where there is none."""
     column = rows.column("label")
-    valid, values = column.buffers()  # Arrow's own ways to numpy import pandas, 25 MiB of it, into every replica.
+    valid, values = column.buffers()  # Arrow's own ways to numpy import pandas into every replica.
     found = np.frombuffer(values, np.int64, len(column)).copy()
     if column.null_count:
         found[np.unpackbits(np.frombuffer(valid, np.uint8), count=len(column), bitorder="little") == 0] = NO_LABEL

@@ -48,7 +48,7 @@ def read_spans(file: pa.NativeFile, spans: Iterable[Span], threads: int = 1) -> 
 
 
 def read_files(files: Sequence[tuple[Location, int]], most_bytes: int) -> Iterator[bytes]:
-    """The content of every file of such a size, in the order given, and no more than `most_bytes` of it.
+    """The content of every file (there is one at least) of such a size, in order; at most `most_bytes` of each.
 
     Raises:
         OSError: a file has gone, or cannot be read.
@@ -62,8 +62,7 @@ def read_files(files: Sequence[tuple[Location, int]], most_bytes: int) -> Iterat
             beginning: bytes = file.read_at(most_bytes, 0)
             return beginning
 
-    threads = 1 if not files or files[0][0].is_local else _THREADS
-    with ThreadPoolExecutor(threads) as pool:
+    with ThreadPoolExecutor(threads_for(files[0][0])) as pool:
         for run in _runs(files, lambda item: item[1]):
             yield from pool.map(read, run)
 

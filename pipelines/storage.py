@@ -12,7 +12,6 @@ import pyarrow as pa
 from pyarrow import fs
 
 from pipelines import object_store
-from pipelines.object_store import refuse_credentials as refuse_credentials
 from service.components import ConfigError
 
 #: How the names of files end that are not complete.

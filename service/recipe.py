@@ -10,7 +10,8 @@ from typing import Any
 import torch
 import yaml
 
-from pipelines.storage import Location, refuse_credentials
+from pipelines.object_store import refuse_credentials
+from pipelines.storage import Location
 from service.components import ConfigError, nearest
 from service.config import CIRCUMSTANCES, Run, dump, flatten, from_tree, storage_root
 

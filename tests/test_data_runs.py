@@ -9,8 +9,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from pipelines.images import Transform
+from pipelines.loader import open_loader
 from pipelines.shards import read_manifest
 from pipelines.storage import Location
+from service.pictures import grid
 from tests.conftest import RAY_ENVIRONMENT, ROOT, train
 from tests.made_data import bedrooms, encoded, write_folder, write_lmdb
 from tests.test_loader import damaged_copy
@@ -49,7 +52,8 @@ def test_a_data_set_is_ingested_inspected_verified_and_appended_to(tmp_path: Pat
     assert (code, err) == (0, "")
     assert all(text in out for text in ("pictures in photos", "80, decoded, 16x16x3", "cats, dogs", "bicubic"))
     sheet = Image.open(tmp_path / "contact-sheet.png")
-    assert sheet.size == (8 * 18 + 2, 8 * 18 + 2)
+    loader = open_loader(Location.of(str(tmp_path / "shards")), Transform(size=16, resample="bicubic"), 1, 0)
+    assert sheet.tobytes() == grid(loader.some(64)).tobytes()
     assert len(set(sheet.getdata())) > 1000
     code, out, err = pipelines("verify", str(tmp_path / "shards"), cwd=tmp_path)
     assert (code, err) == (0, "")

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from pydantic import AfterValidator
 
 from pipelines.containers import Entry, contents
+from pipelines.object_store import refuse_credentials
 from pipelines.shards import Images
-from pipelines.storage import Found, Location, refuse_credentials
+from pipelines.storage import Found, Location
 from service.components import Component, ConfigError
 
 _TABULATED = 1 << 16
