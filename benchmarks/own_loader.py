@@ -57,9 +57,11 @@ def most_held(loader: Loader) -> tuple[int, int]:
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    read(loader, range(loader.manifest.rows // BATCH))
-    done.set()
-    watcher.join()
+    try:
+        read(loader, range(loader.manifest.rows // BATCH))
+    finally:
+        done.set()
+        watcher.join()
     return most[0] - before[0], most[1] - before[1]
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from pipelines.disk_cache import DiskCache
 from pipelines.shards import DamagedShardError, Images, Manifest, Shard, checksum, labels, pixels, rows_of
-from pipelines.slots import SPARE_SLOTS, Slots
+from pipelines.slots import Slots
 from pipelines.storage import Location
 
 _THREADS_LOCAL, _THREADS_REMOTE = 2, 8
@@ -24,7 +24,7 @@ _OWN_BYTES, _ROW_BYTES = 1 << 24, 24
 
 def passing_bytes(largest: int, rows: int) -> int:
     """The memory that reading takes besides what is open, for blocks of at most `largest` bytes and so many rows."""
-    return (_THREADS_REMOTE + SPARE_SLOTS) * largest + _OWN_BYTES + _ROW_BYTES * rows
+    return _THREADS_REMOTE * largest + _OWN_BYTES + _ROW_BYTES * rows
 
 
 class Block(NamedTuple):
@@ -58,8 +58,10 @@ class Blocks:
         self.rows = [min(manifest.block_rows, shard.rows - at * manifest.block_rows) for shard, at in homes]
         self.starts = np.cumsum([0, *self.rows])
         self.threads = _THREADS_LOCAL if folder.is_local else _THREADS_REMOTE
-        self.bytes = [shard.offsets[at + 1] - shard.offsets[at] for shard, at in homes]
-        self._slots = Slots()
+        sizes = [shard.offsets[at + 1] - shard.offsets[at] for shard, at in homes]
+        #: Of memory, that an open block takes.
+        self.bytes = sizes if folder.is_local else [max(sizes)] * len(sizes)
+        self._slots = Slots(max(sizes))
         self._maps: dict[str, mmap.mmap] = {}
         #: Files from afar that nobody reads at the moment: each has one place to read at.
         self._files: dict[str, list[pa.NativeFile]] = {}
@@ -89,10 +91,14 @@ class Blocks:
             pictures = {name: pixels(rows, name) for name in self.manifest.columns}
         return Block(pictures, labels(rows), close)
 
+    def close(self) -> None:
+        """Give back the memory that no open block is in."""
+        self._slots.clear()
+
     def _content(self, shard: Shard, at: int) -> tuple[pa.Buffer, Callable[[], None]]:
         if self._folder.is_local:
             return self._mapped(shard, at)
-        slot = self._slots.take(shard.offsets[at + 1] - shard.offsets[at])
+        slot = self._slots.take()
         content = memoryview(slot)[: shard.offsets[at + 1] - shard.offsets[at]]
         self._receive(shard, at, content)
         return pa.py_buffer(content), lambda: self._slots.give(slot)
@@ -115,13 +121,15 @@ class Blocks:
         if len(whole) != shard.bytes:
             raise self._damaged(shard, f"it has {len(whole)} bytes, the manifest says {shard.bytes}")
         view = memoryview(whole)[start:stop]
+        first = start // mmap.PAGESIZE * mmap.PAGESIZE
+        # Besides being true, the advice sets an area of memory apart: Linux maps what surrounds a page that is
+        # touched, but not beyond its area, so that what is not open takes no memory.
+        whole.madvise(mmap.MADV_SEQUENTIAL, first, stop - first)
         self._check(shard, at, view)
-        first = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
-        length = stop // mmap.PAGESIZE * mmap.PAGESIZE - first
 
         def close() -> None:
-            if length > 0:
-                whole.madvise(mmap.MADV_DONTNEED, first, length)
+            whole.madvise(mmap.MADV_NORMAL, first, stop - first)
+            whole.madvise(mmap.MADV_DONTNEED, first, stop - first)
 
         return pa.py_buffer(view), close
 

@@ -160,6 +160,7 @@ class Loader:
         if self._ahead is not None:
             self._ahead.stop()
             self._ahead = None
+        self._blocks.close()
         self._decoders.shutdown()
         self._decoders = self._new_decoders()
 
@@ -241,8 +242,8 @@ class Loader:
         return self._reading.memory_bytes - batches - passing_bytes(max(self._blocks.bytes), self.manifest.rows)
 
     def _assemble(self, first_row: int, places: list[_Place]) -> LocalBatch:
-        images, *others = [self._pictures(places, name) for name in self.manifest.columns]
         labels = np.array([block.labels[row] for block, row in places], dtype=np.int64)
+        images, *others = [self._pictures(places, name) for name in self.manifest.columns]
         return LocalBatch(first_row, images, others[0] if others else None, torch.from_numpy(labels))
 
     def _pictures(self, places: list[_Place], column: str) -> Tensor:

@@ -1,34 +1,32 @@
-"""Memory for blocks from afar, used again: allocators that serve many threads keep more than they are asked for."""
+"""Memory for blocks from afar, used again: new memory costs as much as receiving what goes into it."""
 
 from __future__ import annotations
 
 import mmap
 import threading
 
-_ROUND = 1 << 16
-#: Slots that wait for their next use; more are given back.
-SPARE_SLOTS = 4
-
 
 class Slots:
-    """Pieces of memory, given back to the system when there are too many to spare. Safe for threads."""
+    """Pieces of memory of one size: as many as were in use at once, until `clear`. Safe for threads."""
 
-    def __init__(self) -> None:
+    def __init__(self, size: int) -> None:
+        self._size = size
         self._spare: list[mmap.mmap] = []
         self._lock = threading.Lock()
 
-    def take(self, size: int) -> mmap.mmap:
-        """A piece of at least `size` bytes, and little more."""
-        rounded = -(-size // _ROUND) * _ROUND
+    def take(self) -> mmap.mmap:
+        """A piece of memory, whose content is whatever was there."""
         with self._lock:
-            for slot in self._spare:
-                if len(slot) == rounded:
-                    self._spare.remove(slot)
-                    return slot
-        return mmap.mmap(-1, rounded, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+            if self._spare:
+                return self._spare.pop()
+        return mmap.mmap(-1, self._size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
     def give(self, slot: mmap.mmap) -> None:
         """Let a piece be used for something else: nobody may look at it any more."""
         with self._lock:
             self._spare.append(slot)
-            del self._spare[:-SPARE_SLOTS]
+
+    def clear(self) -> None:
+        """Give what is not in use back to the system."""
+        with self._lock:
+            self._spare.clear()

@@ -26,10 +26,9 @@ def least_bytes(manifest: Manifest, batch_size: int, world_size: int, row_bytes:
     rows_a_step = -(-batch_size // manifest.lanes)
     windows = 1 if rows_a_step == 1 else 2 + rows_a_step // manifest.block_rows
     sizes = [stop - start for shard in manifest.shards for start, stop in pairwise(shard.offsets)]
-    blocks = min(lanes * windows * WINDOW_BLOCKS * max(sizes), sum(sizes))
-    return (
-        blocks + passing_bytes(max(sizes), manifest.rows) + batches_bytes(manifest, batch_size, world_size, row_bytes)
-    )
+    blocks = min(lanes * windows * WINDOW_BLOCKS, len(sizes)) * max(sizes)
+    passing = passing_bytes(max(sizes), manifest.rows)
+    return blocks + passing + batches_bytes(manifest, batch_size, world_size, row_bytes)
 
 
 def batches_bytes(manifest: Manifest, batch_size: int, world_size: int, row_bytes: int) -> int:
