@@ -60,7 +60,7 @@ def authors_loop(image: ImageShape, size: int) -> Callable[[Tensor], None]:
 
 def bare_loop(image: ImageShape, size: int) -> Callable[[Tensor], None]:
     """One step of the paper's loss on this project's networks, in plain PyTorch with a fused Adam."""
-    generator, critic = DCGAN().generator(image), DCGAN().critic(image)
+    generator, critic = DCGAN().generator(image, 100), DCGAN().critic(image)
     parameters = [*generator.parameters(), *critic.parameters()]
     optimizer = torch.optim.Adam(parameters, lr=2e-4, betas=(0.5, 0.999), fused=True)
     last = torch.zeros(size, *image)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Sequence
 from statistics import median
 
 import torch
@@ -28,11 +29,8 @@ MARKS = (1, 10, 50, 100)
 class ShardWeights(GlobalBatch):
     """A batch whose losses, and so whose weights, are means over this replica's rows; batch norm stays global."""
 
-    def group_means(self, values: Tensor, count_per_row: int = 1) -> Tensor:
-        if values.shape[1] != 2:  # Losses come with their validities; moments come per channel.
-            return super().group_means(values, count_per_row)
-        local = torch.where(self._members(), values[:, None], 0).sum(0)
-        return local / (len(values) / self.groups * count_per_row)
+    def whole(self, *tables: tuple[Tensor, Sequence[Tensor]]) -> list[Tensor]:
+        return [values.view(len(rows), 1, -1, values.shape[1]) for values, rows in tables]
 
 
 class ShardStatistics(ShardWeights):
@@ -79,7 +77,7 @@ def drifting(rank: int, world_size: int, data: str, kind: str) -> list[Tensor]:
     for step in range(MARKS[-1]):
         replica.step(step)
         if step + 1 in MARKS:
-            parameters = [*replica.generator.parameters(), *replica.critic.parameters()]
+            parameters = [*replica.generator.parameters(), *replica.critics.parameters()]
             found.append(torch.cat([parameter.detach().flatten() for parameter in parameters]))
     return found
 

@@ -5,12 +5,13 @@ It answers as if the whole batch were on one device.
 
 A *row* is a sample's number in the global batch. Networks may be shown several sets of samples in one call
 (a critic sees generated, real and previous images): pass p's row r is numbered ``p * size + r``. A *group*
-is what a statistic is taken over: one pass, or one of a recipe's fixed shards of it.
+is what a statistic is taken over: one pass, or one of a recipe's fixed shards of it. A step that reads
+several batches is made of *parts*, whose passes are numbered on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -18,6 +19,9 @@ from torch import Tensor
 
 from service import randomness
 from service.collectives import Collective
+
+#: Passes of one part of a step; those of the next are numbered from here on.
+PASSES = 8
 
 
 class GlobalBatch:
@@ -53,29 +57,33 @@ class GlobalBatch:
         self.rows = self.own_rows
         self.groups = shards
         self._first_row = 0
+        self._first_pass = 0
         self._first_group = 0
 
-    def start(self, step: int, first_row: int, count: int) -> None:
-        """Open `step`; this replica holds `count` rows from `first_row` on."""
+    def start(self, step: int, first_row: int, count: int, part: int = 0) -> None:
+        """Open a part of `step`; this replica holds `count` rows of its batch from `first_row` on."""
         self.step.fill_(step)
         if count != len(self.own_rows) or first_row != self._first_row:
             self.own_rows = torch.arange(first_row, first_row + count, device=self.device)
-        self._first_row = first_row
-        self.rows, self.groups = self.own_rows, self.shards
+        self._first_row, self._first_pass = first_row, part * PASSES
+        self._show((self.own_rows,), 0)
 
     @contextmanager
     def passes(self, *rows: Tensor, first: int = 0) -> Iterator[None]:
         """Within, networks are shown these sets of rows, concatenated; the first of them is pass `first`."""
-        before = self.rows, self.groups
-        numbered = [part + (first + index) * self.size for index, part in enumerate(rows)]
-        self.rows = torch.cat(numbered)
-        self.groups = len(rows) * self.shards
-        self._first_group = first * self.shards
+        before = self.rows, self.groups, self._first_group
+        self._show(rows, first)
         try:
             yield
         finally:
-            self.rows, self.groups = before
-            self._first_group = 0
+            self.rows, self.groups, self._first_group = before
+
+    def _show(self, rows: Sequence[Tensor], first: int) -> None:
+        first += self._first_pass
+        numbered = [part + (first + index) * self.size for index, part in enumerate(rows)]
+        self.rows = numbered[0] if len(numbered) == 1 else torch.cat(numbered)
+        self.groups = len(rows) * self.shards
+        self._first_group = first * self.shards
 
     def group_means(self, values: Tensor, count_per_row: int = 1) -> Tensor:
         """Batch-global means over each group, one collective for all of them.
@@ -102,13 +110,42 @@ class GlobalBatch:
         whole[rows] = values
         return self.collective.sum_over_replicas(whole)
 
+    def whole(self, *tables: tuple[Tensor, Sequence[Tensor]]) -> list[Tensor]:
+        """Tables of the global batch, the same on every replica, from each one's rows of them; differentiable.
+
+        What is computed from them is computed as if on one device. One collective serves all tables.
+
+        Args:
+            tables: (N, K) values, and the sets of rows (of one pass each) that they are of, concatenated.
+
+        Returns:
+            For each table (passes, shards, group_size, K).
+        """
+        if self.collective.world_size == 1:
+            spread = [values for values, _ in tables]
+        else:
+            spread = [self._spread(values, rows) for values, rows in tables]
+            summed = self.collective.sum_over_replicas(torch.cat([table.flatten() for table in spread]))
+            sizes = [table.numel() for table in spread]
+            spread = [part.view_as(table) for part, table in zip(summed.split(sizes), spread, strict=True)]
+        return [
+            table.view(len(rows), self.shards, self.group_size, table.shape[1])
+            for table, (_, rows) in zip(spread, tables, strict=True)
+        ]
+
+    def _spread(self, values: Tensor, rows: Sequence[Tensor]) -> Tensor:
+        """(N, K) -> (passes * size, K), zero where the rows of other replicas belong."""
+        places = torch.cat([part + index * self.size for index, part in enumerate(rows)])
+        empty = values.new_zeros((len(rows) * self.size, values.shape[1]))
+        return empty.index_copy(0, places, values)
+
     def normal(self, name: str, per_row: int) -> Tensor:
         """(N, per_row) standard normal values, keyed by the rows."""
         return randomness.normal(self._key(name), self.step, self.rows, per_row).to(self.dtype)
 
-    def uniform(self, name: str, per_row: int) -> Tensor:
-        """(N, per_row) values uniform on [0, 1), keyed by the rows."""
-        return randomness.uniform(self._key(name), self.step, self.rows, per_row)
+    def uniform(self, name: str, per_row: int, rows: Tensor | None = None) -> Tensor:
+        """(N, per_row) values uniform on [0, 1), keyed by the present rows, or by others."""
+        return randomness.uniform(self._key(name), self.step, self.rows if rows is None else rows, per_row)
 
     def _key(self, name: str) -> int:
         return randomness.key_of(self.seed, name)

@@ -43,13 +43,6 @@ class Reshape(nn.Module):
         return x.view(len(x), *self.shape)
 
 
-class Logits(nn.Flatten):
-    """(N, 1) -> (N,)."""
-
-    def __init__(self) -> None:
-        super().__init__(start_dim=0)
-
-
 def initialise_dcgan(module: nn.Module) -> None:
     """DCGAN's start, for `Module.apply`: N(0, 0.02) for convolutions, N(1, 0.02) and 0 for batch norms.
 

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 _NETWORKS, _ROWS, _OPTIMIZERS, _STATE = "networks.safetensors", "rows.safetensors", "optimizers.pt", "state.json"
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)

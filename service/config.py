@@ -20,6 +20,7 @@ from service.components import Component, ConfigError, name_of, nearest, resolve
 from service.networks import ImageShape, Network
 from service.objectives import Objective
 from service.randomness import MAX_STEPS
+from service.regularizers import Regularizer
 from service.schemes import Adam, Scheme
 from service.tasks import Task
 
@@ -111,6 +112,10 @@ class Run(_Options):
     task: Annotated[Task, *_of("service.tasks", Task)] = Field("unconditional", validate_default=True)
     objective: Annotated[Objective, *_of("service.objectives", Objective)] = Field("bce", validate_default=True)
     scheme: Annotated[Scheme, *_of("service.schemes", Scheme)] = Field("joint", validate_default=True)
+    regularizers: Annotated[
+        tuple[SerializeAsAny[Regularizer], ...],
+        BeforeValidator(lambda values: tuple(resolve("service.regularizers", value, Regularizer) for value in values)),
+    ] = ()
     optimizer: Adam = Adam()
     logging: Logging = Logging()
     checkpoints: Checkpoints = Checkpoints()
@@ -202,7 +207,7 @@ def _plain(value: Any) -> Any:
         return {"name": name_of(value), **fields} if isinstance(value, Component) else fields
     if isinstance(value, ByteSize):
         return int(value)
-    return list(value) if isinstance(value, tuple) else value
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value
 
 
 def _one_line(error: ValidationError, tree: Mapping[str, Any]) -> str:

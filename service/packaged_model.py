@@ -38,10 +38,12 @@ class GeneratorModel(PythonModel):  # type: ignore[misc]
         return torch.cat(images).permute(0, 2, 3, 1).contiguous().numpy()
 
     def _images(self, count: int, seed: int) -> torch.Tensor:
-        inputs = self._task.examples(self._network, seed, count, torch.device("cpu"))
+        examples = self._task.examples(self._network, seed, count, torch.device("cpu"))
         dtype = next(self._generator.parameters()).dtype
         with torch.inference_mode():
-            return to_image(self._generator(inputs.to(dtype)))
+            return to_image(
+                self._task.images(self._generator, {name: values.to(dtype) for name, values in examples.items()})
+            )
 
 
 mlflow.models.set_model(GeneratorModel())

@@ -82,6 +82,7 @@ def check(run: Run) -> None:
     """Raise ConfigError, with the reason, if the parts cannot be combined."""
     try:
         run.task.check(run.network, run.image)
+        run.scheme.check(run.objective)
     except ValueError as error:
         raise ConfigError(str(error)) from error
     try:

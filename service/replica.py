@@ -18,6 +18,10 @@ from service.divergence import Diverged
 from service.layers import follow_global_batch
 from service.pixels import to_image, to_model
 from service.schemes import Parts
+from service.tasks import Samples
+
+#: Images that are generated in one call, for people to look at.
+_AT_ONCE = 64
 
 
 class Replica:
@@ -34,15 +38,16 @@ class Replica:
         self._batch = GlobalBatch(
             run.batch.size, run.batch.shards, run.seed, accelerator.collective, accelerator.device, run.torch_dtype
         )
-        self.generator, self.critic = self._networks()
+        self.generator, self.critics = self._networks()
         self._parts = Parts(
             network=run.network,
             task=run.task,
             objective=run.objective,
+            regularizers=run.regularizers,
             optimizer=run.optimizer,
             image=run.image,
             generator=self.generator,
-            critic=self.critic,
+            critics=self.critics,
             batch=self._batch,
             accelerator=accelerator,
         )
@@ -55,14 +60,14 @@ class Replica:
 
     def step(self, step: int) -> dict[str, Tensor]:
         """Train on the batch of `step`; returns batch-global losses and weights, on the device."""
-        return self._stepper.step(self._open(step))
+        return self._stepper.step(step, lambda number: self._open(step, number))
 
     def diversity(self) -> Tensor:
         """How much the last step's images differ among themselves, as a share of how much the real ones do.
 
         The mean over pixels of the standard deviation over the global batch, 0-dimensional.
         """
-        spread = [self._spread(images) for images in (self._stepper.fakes, self._real)]
+        spread = [self._spread(images) for images in (self._stepper.fakes, self._real.images)]
         return spread[0] / spread[1].clamp_min(1e-6)
 
     def divergence(self) -> dict[str, Tensor]:
@@ -73,7 +78,7 @@ class Replica:
         """Whether the run can go on, looked at closely: waits for the device."""
         found = self._stepper.divergence.verdict()
         if found is None:
-            parameters = [*self.generator.parameters(), *self.critic.parameters()]
+            parameters = [*self.generator.parameters(), *self.critics.parameters()]
             sums = torch.stack([parameter.detach().abs().sum() for parameter in parameters])
             if not torch.isfinite(sums).all():
                 found = Diverged(int(self._batch.step), ("gradient",))
@@ -81,10 +86,14 @@ class Replica:
 
     def generate(self, count: int, seed: int) -> Tensor:
         """Images (count, C, H, W), uint8, from inputs that depend on `seed` alone. No other replica takes part."""
-        inputs = self._run.task.examples(self._run.network, seed, count, self._accelerator.device)
+        task, dtype = self._run.task, self._run.torch_dtype
+        examples = task.examples(self._run.network, seed, count, self._accelerator.device)
+        made = []
         with evaluating(self.generator):
-            parts = [to_image(self.generator(part.to(self._run.torch_dtype))) for part in inputs.split(64)]
-        return torch.cat(parts)
+            for start in range(0, count, _AT_ONCE):
+                part = {name: values[start : start + _AT_ONCE].to(dtype) for name, values in examples.items()}
+                made.append(to_image(task.images(self.generator, part)))
+        return torch.cat(made)
 
     def real_images(self, count: int) -> Tensor:
         """The same `count` (at most) real images, (N, C, H, W) uint8, at every call."""
@@ -93,7 +102,7 @@ class Replica:
     def state(self, step: int) -> State:
         """Everything that continues, after `step` steps. All replicas take part; waits for the device."""
         rows = {name: self._batch.gather(values, at) for name, (at, values) in self._stepper.row_state().items()}
-        networks = {"generator": self.generator, "critic": self.critic}
+        networks = {"generator": self.generator, "critic": self.critics}
         return State(
             step=step,
             networks={
@@ -117,10 +126,10 @@ class Replica:
         if self._accelerator.world_size > 1:
             self.step(last)
         self.generator.load_state_dict(network_weights(state, "generator"))
-        self.critic.load_state_dict(network_weights(state, "critic"))
+        self.critics.load_state_dict(network_weights(state, "critic"))
         for name, optimizer in self._stepper.optimizers.items():
             optimizer.load_state_dict(state.optimizers[name])
-        self._open(last)
+        self._open(last, self._run.scheme.batches(last) - 1)
         device, dtype = self._accelerator.device, self._run.torch_dtype
         self._stepper.restore_row_state({name: value.to(device, dtype) for name, value in state.rows.items()})
 
@@ -133,23 +142,31 @@ class Replica:
         """Stop reading ahead."""
         self._loader.close()
 
-    def _open(self, step: int) -> Tensor:
-        local = self._loader.batch(step)
-        self._batch.start(step, local.first_row, len(local.images))
-        self._real = to_model(self._accelerator.to_device(local.images), self._run.torch_dtype)
+    def _open(self, step: int, number: int) -> Samples:
+        """Read the batch of that number of a step's, as the part of the step that it is for."""
+        local = self._loader.batch(self._run.scheme.batches_before(step) + number)
+        self._batch.start(step, local.first_row, len(local.images), part=number)
+        on_device, dtype = self._accelerator.to_device, self._run.torch_dtype
+        self._real = Samples(
+            images=to_model(on_device(local.images), dtype),
+            labels=on_device(local.labels),
+            paired=None if local.paired is None else to_model(on_device(local.paired), dtype),
+        )
         return self._real
 
-    def _networks(self) -> tuple[nn.Module, nn.Module]:
+    def _networks(self) -> tuple[nn.Module, nn.ModuleDict]:
         """Networks whose first weights depend on the seed alone."""
         digest = hashlib.blake2b(f"{self._run.seed}/weights".encode(), digest_size=8).digest()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int.from_bytes(digest, "little") >> 1)
-            networks = self._run.task.build(self._run.network, self._run.image)
-        generator, critic = (
-            follow_global_batch(network, self._batch, name).to(self._accelerator.device, self._run.torch_dtype)
-            for network, name in zip(networks, ("generator", "critic"), strict=True)
-        )
-        return generator, critic
+            generator, critics = self._run.task.build(self._run.network, self._run.image)
+        for regularizer in self._run.regularizers:
+            for critic in critics.values():
+                regularizer.prepare(critic)
+        place = self._accelerator.device, self._run.torch_dtype
+        generator = follow_global_batch(generator, self._batch, "generator")
+        follow_global_batch(critics, self._batch, "critic")
+        return generator.to(*place), critics.to(*place)
 
     def _spread(self, images: Tensor) -> Tensor:
         pixels = images.flatten(1)

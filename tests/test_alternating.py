@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from service.schemes.alternating import Alternating
-from tests.test_step import IMAGE, NETWORK, SIZE, bce, images, networks, parts_of
+from tests.test_step import IMAGE, NETWORK, SIZE, bce, images, networks, parts_of, samples
 
 
 @pytest.mark.parametrize("order", ["generator_first", "critic_first"])
@@ -34,11 +34,11 @@ def test_two_steps_equal_the_published_loop(order: str) -> None:
 
     for step in range(2):
         parts.batch.start(step, 0, SIZE)
-        latents = parts.task.inputs(NETWORK, parts.batch)
+        latents = parts.task.draw(NETWORK, parts.batch)["latents"]
         with parts.batch.passes(parts.batch.own_rows, first=3):
-            fresh = parts.task.inputs(NETWORK, parts.batch)
+            fresh = parts.task.draw(NETWORK, parts.batch)["latents"]
         assert not torch.equal(latents, fresh)
-        metrics = stepper.step(images(step))
+        metrics = stepper.step(step, lambda _, step=step: samples(step))  # type: ignore[misc]
         if order == "generator_first":
             loss = update_critic(images(step), update_generator(latents))
         else:
@@ -47,7 +47,7 @@ def test_two_steps_equal_the_published_loop(order: str) -> None:
             loss = update_critic(images(step), fake)
             update_generator(fresh)
         assert metrics["loss/real"].item() + metrics["loss/fake"].item() == pytest.approx(loss.item(), rel=1e-9)
-    ours = [*parts.generator.parameters(), *parts.critic.parameters()]
+    ours = [*parts.generator.parameters(), *parts.critics.parameters()]
     for mine, expected in zip(ours, [*generator.parameters(), *critic.parameters()], strict=True):
         torch.testing.assert_close(mine, expected, rtol=1e-7, atol=1e-10)
     assert parts.image == IMAGE

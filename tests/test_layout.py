@@ -12,7 +12,9 @@ FILES = sorted(file for folder in ("service", "pipelines") for file in (ROOT / f
 LAYERS = [
     {"service.components", "service.collectives", "service.randomness", "service.pixels"},
     {"pipelines", "service.batch", "service.blocks", "service.layers", "service.accelerators", "service.divergence"},
-    {"service.networks", "service.objectives", "service.balances", "service.tasks", "service.schemes"},
+    {"service.networks", "service.objectives", "service.balances", "service.tasks", "service.regularizers"},
+    {"service.judging", "service.penalties"},
+    {"service.schemes"},
     {"service.config", "service.recipe", "service.checkpoints", "service.monitors", "service.quality",
      "service.pictures"},
     {"service.replica", "service.loop", "service.journal", "service.tracking", "service.best", "service.registry",

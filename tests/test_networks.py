@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from benchmarks.loops import authors_networks
 from service.blocks import UpsampleConv
 from service.components import find, names
-from service.networks import ImageShape, Network
+from service.networks import ImageShape, LatentNetwork, Network
 from service.networks.dcgan import DCGAN
 from service.networks.dcgan_keras import KerasDCGAN
 from service.networks.mlp import MLP
@@ -17,10 +17,12 @@ from service.networks.mlp import MLP
 def test_shapes(name: str, image: ImageShape) -> None:
     network = find("service.networks", name, Network)()
     network.check(image)
-    images = network.generator(image)(torch.randn(4, network.latent_dim))
+    assert isinstance(network, LatentNetwork)
+    images = network.generator(image, 7)(torch.randn(4, 7))
     assert images.shape == (4, *image)
     assert float(images.detach().abs().max()) <= 1
-    assert network.critic(image)(images).shape == (4,)
+    assert network.critic(image)(images).shape == (4, 1)
+    assert network.critic(image, heads=3)(images).shape == (4, 4)
 
 
 @pytest.mark.parametrize("size", [1, 4, 7])
@@ -41,7 +43,7 @@ def test_upsample_conv_is_upsampling_then_convolution(size: int) -> None:
 def authors_dcgan(image: ImageShape) -> tuple[nn.Module, nn.Module]:
     """The notebook's networks, with logits out."""
     generator, critic = authors_networks(image)
-    return generator, nn.Sequential(*list(critic.children())[:-1], nn.Flatten(0))
+    return generator, nn.Sequential(*list(critic.children())[:-1])
 
 
 def agree(ours: nn.Module, theirs: nn.Module, x: Tensor) -> None:
@@ -60,7 +62,7 @@ def agree(ours: nn.Module, theirs: nn.Module, x: Tensor) -> None:
 @pytest.mark.parametrize("image", [ImageShape(1, 32, 32), ImageShape(3, 64, 64)])
 def test_dcgan_is_the_authors(image: ImageShape) -> None:
     generator, critic = authors_dcgan(image)
-    agree(DCGAN().generator(image), generator, torch.randn(4, 100, dtype=torch.float64))
+    agree(DCGAN().generator(image, 100), generator, torch.randn(4, 100, dtype=torch.float64))
     agree(DCGAN().critic(image), critic, torch.randn(4, *image, dtype=torch.float64))
 
 
@@ -76,19 +78,17 @@ def test_mlp_is_the_authors() -> None:
     )  # fmt: skip
     critic = nn.Sequential(
         nn.Flatten(), nn.Linear(784, 512), nn.LeakyReLU(0.2), nn.Linear(512, 256), nn.LeakyReLU(0.2),
-        nn.Linear(256, 1), nn.Flatten(0),
+        nn.Linear(256, 1),
     )  # fmt: skip
-    agree(MLP().generator(image), generator, torch.randn(4, 100, dtype=torch.float64))
+    agree(MLP().generator(image, 100), generator, torch.randn(4, 100, dtype=torch.float64))
     agree(MLP().critic(image), critic, torch.randn(4, *image, dtype=torch.float64))
 
 
 def test_keras_dcgan_has_keras_sizes() -> None:
     """The number of trained weights of Keras-GAN's dcgan.py on 28x28x1, layer by layer."""
     image = ImageShape(1, 28, 28)
-    count = {
-        part: sum(p.numel() for p in getattr(KerasDCGAN(), part)(image).parameters())
-        for part in ("generator", "critic")
-    }
+    networks = {"generator": KerasDCGAN().generator(image, 100), "critic": KerasDCGAN().critic(image)}
+    count = {part: sum(p.numel() for p in network.parameters()) for part, network in networks.items()}
     dense, conv1, conv2, conv3 = 100 * 6272 + 6272, 128 * 128 * 9 + 128, 128 * 64 * 9 + 64, 64 * 9 + 1
     assert count["generator"] == dense + conv1 + conv2 + conv3 + 2 * (128 + 64)
     convs = (9 + 1) * 32 + (32 * 9 + 1) * 64 + (64 * 9 + 1) * 128 + (128 * 9 + 1) * 256

@@ -46,7 +46,7 @@ def build(options: list[str], rank: int, world_size: int, data: str) -> tuple[Ru
 
 
 def weights(replica: Replica) -> dict[str, Tensor]:
-    modules = {"generator": replica.generator, "critic": replica.critic}
+    modules = {"generator": replica.generator, "critic": replica.critics}
     return {f"{name}.{key}": value for name, module in modules.items() for key, value in module.state_dict().items()}
 
 

@@ -16,6 +16,7 @@ from service.networks.dcgan import DCGAN
 from service.objectives.bce import BinaryCrossEntropy
 from service.schemes import Adam, Parts
 from service.schemes.joint import Joint
+from service.tasks import Samples
 from service.tasks.unconditional import Unconditional
 
 Hold = Callable[[Tensor], Tensor]
@@ -60,7 +61,8 @@ FORMULAS = {
 
 def networks() -> tuple[nn.Module, nn.Module]:
     torch.manual_seed(0)
-    generator, critic = Unconditional().build(NETWORK, IMAGE)
+    generator, critics = Unconditional().build(NETWORK, IMAGE)
+    critic = critics["image"]
     for parameter in critic.parameters():  # Logits far from zero, so that validities differ.
         parameter.data.mul_(3)
     return generator.double(), critic.double()
@@ -73,12 +75,26 @@ def images(seed: int) -> Tensor:
 def parts_of(shards: int) -> Parts:
     accelerator = TorchDistributed(torch.device("cpu"))
     batch = GlobalBatch(SIZE, shards, 0, accelerator.collective, accelerator.device, torch.float64)
-    generator, critic = (
-        follow_global_batch(network, batch, name)
-        for network, name in zip(networks(), ("generator", "critic"), strict=True)
+    generator, critic = networks()
+    critics = nn.ModuleDict({"image": critic})
+    follow_global_batch(generator, batch, "generator")
+    follow_global_batch(critics, batch, "critic")
+    return Parts(
+        network=NETWORK,
+        task=Unconditional(),
+        objective=BinaryCrossEntropy(),
+        regularizers=(),
+        optimizer=Adam(),
+        image=IMAGE,
+        generator=generator,
+        critics=critics,
+        batch=batch,
+        accelerator=accelerator,
     )
-    task, objective = Unconditional(), BinaryCrossEntropy()
-    return Parts(NETWORK, task, objective, Adam(), IMAGE, generator, critic, batch, accelerator)
+
+
+def samples(seed: int) -> Samples:
+    return Samples(images(seed), torch.zeros(SIZE, dtype=torch.int64))
 
 
 def gradients(*modules: nn.Module) -> dict[str, Tensor]:
@@ -107,8 +123,8 @@ def test_two_steps_equal_the_authors_loop(balance: str, form: str, gradient: str
 
     for step in range(2):
         parts.batch.start(step, 0, SIZE)
-        latents = parts.task.inputs(NETWORK, parts.batch)
-        metrics = stepper.step(images(step))
+        latents = parts.task.draw(NETWORK, parts.batch)["latents"]
+        metrics = stepper.step(step, lambda _, step=step: samples(step))  # type: ignore[misc]
 
         optimizer.zero_grad()
         total = 0.0
@@ -122,7 +138,7 @@ def test_two_steps_equal_the_authors_loop(balance: str, form: str, gradient: str
             total += loss.item()
             fakes[part] = fake.detach()
         last = fakes
-        ours, theirs = gradients(parts.generator, parts.critic), gradients(generator, critic)
+        ours, theirs = gradients(parts.generator, parts.critics), gradients(generator, critic)
         for (name, mine), expected in zip(ours.items(), theirs.values(), strict=True):
             torch.testing.assert_close(mine, expected, rtol=1e-9, atol=1e-13, msg=name)
         assert metrics["loss/joint"].item() == pytest.approx(total, rel=1e-12)
@@ -137,8 +153,8 @@ def test_the_generator_term_can_be_kept_from_the_critic() -> None:
         parts = parts_of(1)
         scheme = Joint.model_validate({"balance": "fixed", "generator_trains_critic": reaches})
         parts.batch.start(0, 0, SIZE)
-        scheme.stepper(parts).step(images(0))
-        found.update({"generator": gradients(parts.generator), "critic": gradients(parts.critic)})
+        scheme.stepper(parts).step(0, lambda _: samples(0))
+        found.update({"generator": gradients(parts.generator), "critic": gradients(parts.critics)})
     _generator, critic = networks()
     logits = [critic(shown) for shown in (images(0), torch.zeros(SIZE, *IMAGE, dtype=torch.float64))]
     loss = 0.5 * F.softplus(-logits[0]).mean() + 0.45 * F.softplus(logits[1]).mean()
@@ -158,5 +174,5 @@ def test_statistics_of_the_critics_passes_stay_apart() -> None:
     batch.start(0, 0, SIZE)
     alone = copy.deepcopy(networks()[1])(images(0))
     with batch.passes(batch.own_rows, batch.own_rows):
-        together = parts.critic(torch.cat([torch.zeros_like(images(0)), images(0)]))
+        together = parts.critics["image"](torch.cat([torch.zeros_like(images(0)), images(0)]))
     torch.testing.assert_close(together[SIZE:], alone, rtol=1e-10, atol=1e-12)

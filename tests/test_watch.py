@@ -4,11 +4,13 @@ import math
 
 import pytest
 import torch
+from torch import Tensor
 
 from pipelines.loader import LocalBatch
 from pipelines.storage import Location
 from service.divergence import Diverged, Divergence
 from service.monitors import PATIENCE, Monitor
+from service.objectives import Judged
 from service.objectives.bce_swapped import SwappedBinaryCrossEntropy
 from service.pictures import grid
 from service.quality import sliced_wasserstein
@@ -38,7 +40,7 @@ def spoiled(rank: int, world_size: int, data: str, name: str, bad_step: int) -> 
         spoil(replica, bad_step)
     for step in range(bad_step):
         replica.step(step)
-    parameters = [*replica.generator.parameters(), *replica.critic.parameters()]
+    parameters = [*replica.generator.parameters(), *replica.critics.parameters()]
     before = [parameter.detach().clone() for parameter in parameters]
     for step in range(bad_step, bad_step + 3):
         replica.step(step)
@@ -104,11 +106,16 @@ def test_the_swapped_loss_is_kerass() -> None:
     """-(v log t + (1 - v) log(1 - t)) with t clipped to [1e-7, 1 - 1e-7], in float32 as Keras does it."""
     logits = torch.linspace(-6, 6, 25, dtype=torch.float64)
     v = torch.sigmoid(logits)
-    objective = SwappedBinaryCrossEntropy()
-    for target, ours in ((1.0, objective.real(logits)), (0.0, objective.fake(logits))):
+
+    def losses(logits: Tensor) -> list[Tensor]:
+        """On real and on fake, of each logit alone."""
+        judged = Judged(logits.view(-1, 1, 1), torch.ones(len(logits), 1, 1), lambda name: torch.empty(0))
+        return list(SwappedBinaryCrossEntropy().critic(judged, judged))
+
+    for target, ours in zip((1.0, 0.0), losses(logits), strict=True):
         t = torch.tensor(target).clamp(1e-7, 1 - 1e-7)
         expected = -(v * torch.log(t).double() + (1 - v) * torch.log(1 - t).double())
         torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-6)
-    middle = torch.zeros(1, dtype=torch.float64)
-    assert float(objective.real(middle)) == pytest.approx(7.97, abs=0.01)
-    assert float(objective.fake(middle)) == pytest.approx(8.06, abs=0.01)
+    assert [float(loss) for loss in losses(torch.zeros(1, dtype=torch.float64))] == pytest.approx(
+        [7.97, 8.06], abs=0.01
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -32,9 +32,9 @@ class Accelerator(Protocol):
         ...
 
     def adam(
-        self, parameters: Iterable[nn.Parameter], learning_rate: float, betas: tuple[float, float], eps: float
+        self, parameters: Iterable[dict[str, Any]], learning_rate: float, betas: tuple[float, float], eps: float
     ) -> torch.optim.Optimizer:
-        """The device's fastest Adam."""
+        """The device's fastest Adam, over groups of parameters as torch's optimizers take them."""
         ...
 
     def step(self, optimizer: torch.optim.Optimizer, skip: Tensor) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -35,7 +36,7 @@ class TorchDistributed:
         )
 
     def adam(
-        self, parameters: Iterable[nn.Parameter], learning_rate: float, betas: tuple[float, float], eps: float
+        self, parameters: Iterable[dict[str, Any]], learning_rate: float, betas: tuple[float, float], eps: float
     ) -> torch.optim.Optimizer:
         return torch.optim.Adam(parameters, lr=learning_rate, betas=betas, eps=eps, fused=True)
 

@@ -6,12 +6,14 @@ A rule says how badly each part does over the batch, its *strength*; the form tu
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from service.components import Component
+from service.objectives import Objective
 
 #: The terms of a joint step, in the order in which tensors hold them.
 TERMS = ("generator", "real", "fake")
@@ -30,19 +32,22 @@ class Balance(Component):
     generator_share: float = 0.1
     fake_share: float = 0.9
 
+    def check(self, objective: Objective) -> None:
+        """Raise ValueError, with the reason, if the objective's terms cannot be weighted so."""
+
     @abstractmethod
-    def strengths(self, losses: Tensor, validities: Tensor) -> Tensor:
+    def strengths(self, losses: Tensor, validities: Callable[[], Tensor]) -> Tensor:
         """How badly each term does.
 
         Args:
             losses: (3, shards), batch means of the terms' losses, ordered as `TERMS`.
-            validities: (3, shards), batch means of how real the critic held the samples, likewise.
+            validities: gives (3, shards), batch means of how real the critic held the samples, likewise.
 
         Returns:
             (3, shards).
         """
 
-    def weights(self, losses: Tensor, validities: Tensor) -> Tensor:
+    def weights(self, losses: Tensor, validities: Callable[[], Tensor]) -> Tensor:
         """(3, shards) weights of the terms, from their batch means."""
         strengths = self.strengths(losses, validities)
         if self.gradient == "detached":

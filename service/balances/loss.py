@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor
 
 from service.balances import Balance
+from service.components import name_of
+from service.objectives import Objective
 
 
 class LossBalance(Balance):
     """A term's strength is its mean loss, so a weighted term is quadratic in it."""
 
-    def strengths(self, losses: Tensor, validities: Tensor) -> Tensor:
+    def check(self, objective: Objective) -> None:
+        if not objective.non_negative:
+            raise ValueError(
+                f"scheme.balance loss: the losses of objective {name_of(objective)} may be negative, and so would be "
+                "their weights; use scheme.balance=fixed"
+            )
+
+    def strengths(self, losses: Tensor, validities: Callable[[], Tensor]) -> Tensor:
         return losses

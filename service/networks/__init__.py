@@ -1,7 +1,7 @@
 """Networks: a generator and the critic that judges it, one family a file.
 
 They are plain torch modules, written for one device. Critics return logits. How a network is made to follow
-the global batch is `service.layers`' business.
+the global batch is `service.layers`' business, and what they are given beside noise or images a task's.
 """
 
 from __future__ import annotations
@@ -26,15 +26,27 @@ class ImageShape(NamedTuple):
 class Network(Component):
     """A family of architectures; its fields are the options of both parts."""
 
-    latent_dim: int = Field(100, ge=1)
-
     @abstractmethod
-    def generator(self, image: ImageShape) -> nn.Module:
-        """A module from latents (N, latent_dim) to images (N, C, H, W) in [-1, 1]."""
-
-    @abstractmethod
-    def critic(self, image: ImageShape) -> nn.Module:
-        """A module from images (N, C, H, W) to logits (N,)."""
+    def critic(self, image: ImageShape, heads: int = 0) -> nn.Module:
+        """A module from images (N, C, H, W) to (N, F + heads): F logits, and what else it is to say of them."""
 
     def check(self, image: ImageShape) -> None:
         """Raise ValueError, with the reason, if the family cannot make images of this shape."""
+
+
+class LatentNetwork(Network):
+    """A family whose generator makes images of vectors."""
+
+    latent_dim: int = Field(100, ge=1)
+
+    @abstractmethod
+    def generator(self, image: ImageShape, inputs: int) -> nn.Module:
+        """A module from vectors (N, inputs) to images (N, C, H, W) in [-1, 1]."""
+
+
+class TranslationNetwork(Network):
+    """A family whose generator makes images of images."""
+
+    @abstractmethod
+    def translator(self, source: ImageShape, image: ImageShape) -> nn.Module:
+        """A module from images of the source's shape to images (N, C, H, W) in [-1, 1], as high and as wide."""

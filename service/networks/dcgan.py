@@ -7,11 +7,11 @@ from itertools import pairwise
 from pydantic import Field
 from torch import nn
 
-from service.blocks import Logits, Reshape, UpsampleConv, initialise_dcgan
-from service.networks import ImageShape, Network
+from service.blocks import Reshape, UpsampleConv, initialise_dcgan
+from service.networks import ImageShape, LatentNetwork
 
 
-class DCGAN(Network):
+class DCGAN(LatentNetwork):
     """Two doublings from a quarter of the size up; four halvings down. The defaults are the notebook's."""
 
     #: Channels of the generator's first two stages; the third has half as many.
@@ -41,11 +41,11 @@ class DCGAN(Network):
                 "or network.critic_batch_norm=false"
             )
 
-    def generator(self, image: ImageShape) -> nn.Module:
+    def generator(self, image: ImageShape, inputs: int) -> nn.Module:
         wide, narrow = self.generator_channels, self.generator_channels // 2
         height, width = image.height // 4, image.width // 4
         return nn.Sequential(
-            nn.Linear(self.latent_dim, wide * height * width),
+            nn.Linear(inputs, wide * height * width),
             Reshape(wide, height, width),
             nn.BatchNorm2d(wide),
             UpsampleConv(wide, wide),
@@ -58,7 +58,7 @@ class DCGAN(Network):
             nn.Tanh(),
         ).apply(initialise_dcgan)
 
-    def critic(self, image: ImageShape) -> nn.Module:
+    def critic(self, image: ImageShape, heads: int = 0) -> nn.Module:
         widths = [self.critic_channels * 2**stage for stage in range(self.critic_stages)]
         layers: list[nn.Module] = []
         for index, (fan_in, fan_out) in enumerate(pairwise((image.channels, *widths))):
@@ -68,4 +68,4 @@ class DCGAN(Network):
                 layers.append(nn.BatchNorm2d(fan_out, self.batch_norm_eps))
         factor = 2**self.critic_stages
         features = widths[-1] * (image.height // factor) * (image.width // factor)
-        return nn.Sequential(*layers, nn.Flatten(), nn.Linear(features, 1), Logits()).apply(initialise_dcgan)
+        return nn.Sequential(*layers, nn.Flatten(), nn.Linear(features, 1 + heads)).apply(initialise_dcgan)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from torch import nn
 
-from service.blocks import Logits, Reshape, UpsampleConv, initialise_keras
-from service.networks import ImageShape, Network
+from service.blocks import Reshape, UpsampleConv, initialise_keras
+from service.networks import ImageShape, LatentNetwork
 
 
-class KerasDCGAN(Network):
+class KerasDCGAN(LatentNetwork):
     """Two doublings from a quarter of the size up; three halvings and a fourth stage down."""
 
     generator_channels: int = 128
@@ -24,11 +24,11 @@ class KerasDCGAN(Network):
                 "set data.transform.size"
             )
 
-    def generator(self, image: ImageShape) -> nn.Module:
+    def generator(self, image: ImageShape, inputs: int) -> nn.Module:
         wide, narrow = self.generator_channels, self.generator_channels // 2
         height, width = image.height // 4, image.width // 4
         return nn.Sequential(
-            nn.Linear(self.latent_dim, wide * height * width),
+            nn.Linear(inputs, wide * height * width),
             nn.ReLU(inplace=True),
             Reshape(wide, height, width),
             UpsampleConv(wide, wide),
@@ -41,7 +41,7 @@ class KerasDCGAN(Network):
             nn.Tanh(),
         ).apply(initialise_keras)
 
-    def critic(self, image: ImageShape) -> nn.Module:
+    def critic(self, image: ImageShape, heads: int = 0) -> nn.Module:
         layers: list[nn.Module] = []
         height, width, fan_in = image.height, image.width, image.channels
         for index, (factor, stride) in enumerate(((1, 2), (2, 2), (4, 2), (8, 1))):
@@ -55,7 +55,7 @@ class KerasDCGAN(Network):
             if index > 0:
                 layers.append(self._batch_norm(fan_out))
             layers += [nn.LeakyReLU(0.2, inplace=True), nn.Dropout(self.dropout)]
-        layers += [nn.Flatten(), nn.Linear(fan_in * height * width, 1), Logits()]
+        layers += [nn.Flatten(), nn.Linear(fan_in * height * width, 1 + heads)]
         return nn.Sequential(*layers).apply(initialise_keras)
 
     def _batch_norm(self, channels: int) -> nn.BatchNorm2d:

@@ -7,11 +7,11 @@ from typing import Literal
 
 from torch import nn
 
-from service.blocks import Logits, Reshape
-from service.networks import ImageShape, Network
+from service.blocks import Reshape
+from service.networks import ImageShape, LatentNetwork
 
 
-class MLP(Network):
+class MLP(LatentNetwork):
     """Layers of the given widths. The defaults are the notebook's."""
 
     generator_widths: tuple[int, ...] = (128, 256, 512, 1024)
@@ -22,9 +22,9 @@ class MLP(Network):
     #: The notebook writes ``BatchNorm1d(n, 0.8)``: 0.8 is the epsilon there, whatever was meant.
     batch_norm_eps: float = 0.8
 
-    def generator(self, image: ImageShape) -> nn.Module:
+    def generator(self, image: ImageShape, inputs: int) -> nn.Module:
         layers: list[nn.Module] = []
-        for index, (fan_in, fan_out) in enumerate(pairwise((self.latent_dim, *self.generator_widths))):
+        for index, (fan_in, fan_out) in enumerate(pairwise((inputs, *self.generator_widths))):
             layers.append(nn.Linear(fan_in, fan_out))
             if self.batch_norm and index > 0:
                 layers.append(nn.BatchNorm1d(fan_out, self.batch_norm_eps))
@@ -32,9 +32,9 @@ class MLP(Network):
         pixels = image.channels * image.height * image.width
         return nn.Sequential(*layers, nn.Linear(self.generator_widths[-1], pixels), nn.Tanh(), Reshape(*image))
 
-    def critic(self, image: ImageShape) -> nn.Module:
+    def critic(self, image: ImageShape, heads: int = 0) -> nn.Module:
         pixels = image.channels * image.height * image.width
         layers: list[nn.Module] = [nn.Flatten()]
         for fan_in, fan_out in pairwise((pixels, *self.critic_widths)):
             layers += [nn.Linear(fan_in, fan_out), nn.LeakyReLU(0.2, True)]
-        return nn.Sequential(*layers, nn.Linear(self.critic_widths[-1], 1), Logits())
+        return nn.Sequential(*layers, nn.Linear(self.critic_widths[-1], 1 + heads))

@@ -1,32 +1,57 @@
 """Objectives: what an adversarial loss makes of the critic's logits, one loss a file.
 
-Losses are per sample, (N,). What is averaged, and over which samples, is not the objective's business.
+A loss sees the logits of the whole batch, wherever they were computed, so a mean over samples in it is the
+batch's. All of it is written for one device, on (shards, samples, outputs) tensors whose shards do not mix.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
+from typing import ClassVar, NamedTuple
 
 from torch import Tensor
 
 from service.components import Component
 
 
+class Judged(NamedTuple):
+    """What a critic says of some samples of the batch.
+
+    Attributes:
+        logits: (shards, S, F), high for what it holds to be real; F is 1, or the patches of a patch critic.
+        kinds: (shards, S, K), one-hot: what kind each sample is of; K is 1 where there is but one.
+        draw: name -> (shards, S, 1) values uniform on [0, 1), another for every sample and name.
+    """
+
+    logits: Tensor
+    kinds: Tensor
+    draw: Callable[[str], Tensor]
+
+
 class Objective(Component):
-    """An adversarial loss. Every method takes logits (N,) and returns (N,)."""
+    """An adversarial loss. Methods return one value for each shard, (shards,)."""
+
+    #: Whether no term is ever negative, as weights that follow the losses need.
+    non_negative: ClassVar[bool] = True
+    #: Whether the generator's loss looks at real samples too.
+    relative: ClassVar[bool] = False
+    #: What its author multiplies the sum of the critic's two terms by.
+    critic_factor: ClassVar[float] = 1.0
 
     @abstractmethod
-    def generator(self, logits: Tensor) -> Tensor:
-        """The generator's loss on the critic's view of its images."""
+    def generator(self, fake: Judged, real: Judged) -> Tensor:
+        """The generator's loss. Unless it is `relative`, `real` is not to be looked at."""
 
     @abstractmethod
-    def real(self, logits: Tensor) -> Tensor:
-        """The critic's loss on real images."""
+    def critic(self, fake: Judged, real: Judged) -> tuple[Tensor, Tensor]:
+        """The critic's loss in two terms: on real samples, and on fake ones."""
 
-    @abstractmethod
-    def fake(self, logits: Tensor) -> Tensor:
-        """The critic's loss on generated images."""
+    def validity(self, logits: Tensor) -> Tensor | None:
+        """How real the critic holds samples to be, 0 to 1 where it is sure; None where logits have no such scale."""
+        return None
 
-    @abstractmethod
-    def validity(self, logits: Tensor) -> Tensor:
-        """How real the critic holds each sample to be, from 0 to 1."""
+
+def batch_mean(values: Tensor) -> Tensor:
+    """(shards, S, F) -> (shards,)."""
+    return values.mean((1, 2))

@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-from service.objectives import Objective
+from service.objectives import Judged, Objective, batch_mean
 
 #: -log(e), and -log(1 - (1 - e)) with the inner 1 - e rounded to float32, where it is 1 - 2**-23.
 _MISS_LOW = -math.log(1e-7)
@@ -23,16 +23,17 @@ _HIT_HIGH = -math.log1p(-(2.0**-23))
 class SwappedBinaryCrossEntropy(Objective):
     """About 15.94 (1 - v) where the target is 1, and 16.12 v where it is 0."""
 
-    def generator(self, logits: Tensor) -> Tensor:
-        return self.real(logits)
+    def generator(self, fake: Judged, real: Judged) -> Tensor:
+        return self._towards_one(fake)
 
-    def real(self, logits: Tensor) -> Tensor:
-        validity = self.validity(logits)
-        return _HIT_HIGH * validity + _MISS_HIGH * (1.0 - validity)
+    def critic(self, fake: Judged, real: Judged) -> tuple[Tensor, Tensor]:
+        validity = self.validity(fake.logits)
+        on_fake = _MISS_LOW * validity + _HIT_LOW * (1.0 - validity)
+        return self._towards_one(real), batch_mean(on_fake)
 
-    def fake(self, logits: Tensor) -> Tensor:
-        validity = self.validity(logits)
-        return _MISS_LOW * validity + _HIT_LOW * (1.0 - validity)
+    def _towards_one(self, judged: Judged) -> Tensor:
+        validity = self.validity(judged.logits)
+        return batch_mean(_HIT_HIGH * validity + _MISS_HIGH * (1.0 - validity))
 
     def validity(self, logits: Tensor) -> Tensor:
         return torch.sigmoid(logits)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -17,7 +17,8 @@ from service.components import Component
 from service.divergence import Divergence
 from service.networks import ImageShape, Network
 from service.objectives import Objective
-from service.tasks import Task
+from service.regularizers import Regularizer
+from service.tasks import Samples, Task
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 
@@ -28,33 +29,45 @@ class Adam(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     learning_rate: float = Field(2e-4, gt=0)
+    critic_learning_rate: float | None = Field(None, gt=0, description="[default: learning_rate]")
     betas: tuple[Share, Share] = (0.5, 0.999)
     eps: float = Field(1e-8, gt=0)
 
 
+#: Number -> this replica's rows of that batch of real samples, opened as the part of the step it is read for.
+Read = Callable[[int], Samples]
+
+
 @dataclass(frozen=True)
 class Parts:
-    """What a scheme trains, and with what. Generator and critic follow the batch and are on its device."""
+    """What a scheme trains, and with what. Networks follow the batch and are on its device."""
 
     network: Network
     task: Task
     objective: Objective
+    regularizers: tuple[Regularizer, ...]
     optimizer: Adam
     image: ImageShape
     generator: nn.Module
-    critic: nn.Module
+    critics: nn.ModuleDict
     batch: GlobalBatch
     accelerator: Accelerator
 
     def adam(self, *modules: nn.Module) -> torch.optim.Optimizer:
-        """One optimizer over all parameters of the modules."""
-        parameters = [parameter for module in modules for parameter in module.parameters()]
+        """One optimizer over all parameters of the modules; critics may have a learning rate of their own."""
         options = self.optimizer
-        return self.accelerator.adam(parameters, options.learning_rate, options.betas, options.eps)
+        rates = {True: options.critic_learning_rate or options.learning_rate, False: options.learning_rate}
+        groups = [{"params": list(module.parameters()), "lr": rates[module is self.critics]} for module in modules]
+        return self.accelerator.adam(groups, options.learning_rate, options.betas, options.eps)
+
+    def mend(self) -> None:
+        """Let regularizers change the critics' weights before an update."""
+        for regularizer in self.regularizers:
+            regularizer.mend(self.critics)
 
 
 class Stepper(ABC):
-    """A scheme at work: it updates the networks, one global batch a call, and owns what continues.
+    """A scheme at work: it updates the networks, one step a call, and owns what continues.
 
     Attributes:
         optimizers: by name; their state is part of a checkpoint, as the networks' is.
@@ -67,8 +80,8 @@ class Stepper(ABC):
     fakes: Tensor
 
     @abstractmethod
-    def step(self, real: Tensor) -> dict[str, Tensor]:
-        """Train on this replica's rows, (N, C, H, W), of the batch's present step.
+    def step(self, step: int, read: Read) -> dict[str, Tensor]:
+        """Train once; the batches read are 0 up to the scheme's `batches(step)`.
 
         Returns:
             Batch-global losses and weights by name, each a 0-dimensional tensor on the device.
@@ -88,3 +101,14 @@ class Scheme(Component):
     @abstractmethod
     def stepper(self, parts: Parts) -> Stepper:
         """The scheme, at work on these parts."""
+
+    def check(self, objective: Objective) -> None:
+        """Raise ValueError, with the reason, if the objective cannot be trained so."""
+
+    def batches(self, step: int) -> int:
+        """How many batches of real samples a step reads."""
+        return 1
+
+    def batches_before(self, step: int) -> int:
+        """How many the steps before it read, all together."""
+        return step

@@ -1,31 +1,70 @@
-"""The classic scheme: generator and critic in turn, each with an optimizer of its own."""
+"""The classic scheme: generator and critics in turn, each side with an optimizer of its own."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
+from service.components import Component
 from service.divergence import Divergence
-from service.schemes import Parts, Scheme, Stepper
+from service.judging import COMPARED, GENERATED, GENERATED_LATER, PENALISED, SHOWN_REAL, judge, share
+from service.objectives import Objective
+from service.penalties import penalties
+from service.schemes import Parts, Read, Scheme, Stepper
+from service.tasks import Samples, View
 
 _TERMS = ("generator", "real", "fake")
 
 
+class MoreAtFirst(Component):
+    """More critic steps while the critic is new: WGAN's author takes 100 in the first 25 steps and each 500th."""
+
+    critic_steps: int = Field(100, ge=1)
+    steps: int = Field(25, ge=0)
+    every: int = Field(500, ge=1)
+
+    def before(self, step: int) -> int:
+        """How many of the steps before this one were special."""
+        later = (step - 1) // self.every - (self.steps - 1) // self.every if step > self.steps else 0
+        return min(step, self.steps) + max(later, 0)
+
+
 class Alternating(Scheme):
-    """One update of each network a step.
+    """Updates of the critics, and one of the generator, a step.
 
     ``generator_first`` is the "Normal GAN" of SelfGAN's notebooks: the critic then sees the same images.
     ``critic_first`` is the introductory guide's toy: the generator is then given latents of its own.
+    ``simultaneous`` takes both gradients before either update, on the same images.
     """
 
-    order: Literal["generator_first", "critic_first"] = "generator_first"
-    #: What the sum of the critic's two losses is multiplied by (the notebooks: a half; the toy: 1).
-    critic_factor: float = 0.5
+    order: Literal["generator_first", "critic_first", "simultaneous"] = "generator_first"
+    #: What the sum of the critic's two losses is multiplied by [default: what the objective's author does].
+    critic_factor: float | None = None
+    #: Updates of the critics for each of the generator, each on a batch of its own; with critic_first.
+    critic_steps: int = Field(1, ge=1)
+    more_at_first: MoreAtFirst | None = None
 
     def stepper(self, parts: Parts) -> AlternatingStepper:
         return AlternatingStepper(self, parts)
+
+    def check(self, objective: Objective) -> None:
+        if self.order != "critic_first" and (self.critic_steps > 1 or self.more_at_first):
+            raise ValueError("scheme.critic_steps: several need scheme.order=critic_first")
+
+    def batches(self, step: int) -> int:
+        if self.more_at_first and self.more_at_first.before(step + 1) > self.more_at_first.before(step):
+            return self.more_at_first.critic_steps
+        return self.critic_steps
+
+    def batches_before(self, step: int) -> int:
+        special = self.more_at_first.before(step) if self.more_at_first else 0
+        return (step - special) * self.critic_steps + (
+            special * self.more_at_first.critic_steps if self.more_at_first else 0
+        )
 
 
 class AlternatingStepper(Stepper):
@@ -33,82 +72,134 @@ class AlternatingStepper(Stepper):
 
     def __init__(self, scheme: Alternating, parts: Parts) -> None:
         self._scheme, self._parts = scheme, parts
-        self._generator_optimizer = parts.adam(parts.generator)
-        self._critic_optimizer = parts.adam(parts.critic)
+        factor = scheme.critic_factor
+        self._factor = parts.objective.critic_factor if factor is None else factor
+        self._generator_optimizer, self._critic_optimizer = parts.adam(parts.generator), parts.adam(parts.critics)
         self.optimizers = {"generator": self._generator_optimizer, "critic": self._critic_optimizer}
-        self.divergence = Divergence(_TERMS, parts.batch.device)
-        # Wrapped while the critic is frozen: the generator's update leaves its gradients alone.
-        parts.critic.requires_grad_(False)
+        task = parts.task
+        heads = (*task.fake_head_terms, *task.real_head_terms)
+        self._generator_terms = ("generator", *task.terms, *task.fake_head_terms)
+        self._critic_terms = (
+            "real", "fake", *(f"critic_{name}" for name in heads), *(["penalty"] if parts.regularizers else []),
+        )  # fmt: skip
+        self.divergence = Divergence((*self._generator_terms, *self._critic_terms), parts.batch.device)
+        # Wrapped while the critics are frozen: the generator's update leaves their gradients alone.
+        parts.critics.requires_grad_(False)
         self._generator_loss = parts.accelerator.wrap(_GeneratorLoss(parts))
-        parts.critic.requires_grad_(True)
-        self._critic_loss = parts.accelerator.wrap(_CriticLoss(parts))
+        parts.critics.requires_grad_(True)
+        self._critic_loss = parts.accelerator.wrap(_CriticLoss(parts, self._factor))
 
-    def step(self, real: Tensor) -> dict[str, Tensor]:
-        batch, parts = self._parts.batch, self._parts
-        if self._scheme.order == "generator_first":
-            generator_loss, fake = self._update_generator(first_pass=0)
-            critic_losses = self._update_critic(real, fake)
+    def step(self, step: int, read: Read) -> dict[str, Tensor]:
+        order, parts = self._scheme.order, self._parts
+        if order == "critic_first":
+            for number in range(self._scheme.batches(step)):
+                real, draw = read(number), self._draw()
+                with torch.no_grad():
+                    views = parts.task.make(parts.generator, draw, real).views
+                critic = self._critic(step, real, draw, views)
+                self._update_critic(critic)
+            with parts.batch.passes(parts.batch.own_rows, first=GENERATED_LATER):
+                generator, views = self._generator(real, self._draw(), GENERATED_LATER)
+            self._update_generator(generator)
         else:
-            with torch.no_grad():
-                fake = parts.generator(parts.task.inputs(parts.network, batch))
-            critic_losses = self._update_critic(real, fake)
-            generator_loss, fake = self._update_generator(first_pass=3)
-        self.fakes = fake
-        real_loss, fake_loss = critic_losses
-        return {
-            "loss/generator": generator_loss,
-            "loss/real": real_loss,
-            "loss/fake": fake_loss,
-            "loss/critic": self._scheme.critic_factor * (real_loss + fake_loss),
-        }
+            real, draw = read(0), self._draw()
+            generator, views = self._generator(real, draw, GENERATED)
+            if order == "generator_first":
+                self._update_generator(generator)
+            critic = self._critic(step, real, draw, views)
+            if order == "simultaneous":
+                self._update_generator(generator)
+            self._update_critic(critic)
+        self.fakes = next(iter(views.values())).images
+        names = [f"loss/{name}" for name in (*self._generator_terms, *self._critic_terms)]
+        metrics = dict(zip(names, (*generator, *critic), strict=True))
+        return metrics | {"loss/critic": self._factor * (critic[0] + critic[1])}
 
-    def _update_generator(self, first_pass: int) -> tuple[Tensor, Tensor]:
-        parts, batch = self._parts, self._parts.batch
-        parts.critic.requires_grad_(False)
+    def _draw(self) -> dict[str, Tensor]:
+        return self._parts.task.draw(self._parts.network, self._parts.batch)
+
+    def _generator(self, real: Samples, draw: Mapping[str, Tensor], first: int) -> tuple[Tensor, dict[str, View]]:
+        """Take the generator's gradient; returns its losses, and what it has made."""
+        critics = self._parts.critics
+        critics.requires_grad_(False)
         self._generator_optimizer.zero_grad(set_to_none=True)
-        with batch.passes(batch.own_rows, first=first_pass):
-            loss, fake = self._generator_loss(parts.task.inputs(parts.network, batch))
+        loss, losses, views = self._generator_loss(draw, real, first)
         loss.backward()
-        parts.critic.requires_grad_(True)
-        loss = loss.detach()
-        parts.accelerator.step(self._generator_optimizer, self.divergence.watch(loss[None], batch.step))
-        return loss, fake.detach()
+        critics.requires_grad_(True)
+        return losses, {game: view.detached() for game, view in views.items()}
 
-    def _update_critic(self, real: Tensor, fake: Tensor) -> Tensor:
-        """Passes 1 and 2 of the step are the critic's; returns its losses on real and fake, (2,)."""
-        parts, batch = self._parts, self._parts.batch
+    def _update_generator(self, losses: Tensor) -> None:
+        skip = self.divergence.watch(losses, self._parts.batch.step)
+        self._parts.accelerator.step(self._generator_optimizer, skip)
+
+    def _critic(self, step: int, real: Samples, draw: Mapping[str, Tensor], views: Mapping[str, View]) -> Tensor:
+        """Take the critics' gradient; returns their losses."""
+        self._parts.mend()
         self._critic_optimizer.zero_grad(set_to_none=True)
-        with batch.passes(batch.own_rows, batch.own_rows, first=1):
-            losses: Tensor = self._critic_loss(real, fake)
-        (self._scheme.critic_factor * losses.sum()).backward()
-        losses = losses.detach()
-        skip = self.divergence.watch(losses, batch.step, first_term=1)
-        parts.accelerator.step(self._critic_optimizer, skip)
-        return losses
+        due = [regularizer.due(step) for regularizer in self._parts.regularizers]
+        loss, losses = self._critic_loss(real, draw, views, due)
+        loss.backward()
+        found: Tensor = losses
+        return found
+
+    def _update_critic(self, losses: Tensor) -> None:
+        skip = self.divergence.watch(losses, self._parts.batch.step, first_term=len(self._generator_terms))
+        self._parts.accelerator.step(self._critic_optimizer, skip)
 
 
 class _GeneratorLoss(nn.Module):
-    """The generator's forward pass: latents -> its batch-global loss, and the images."""
+    """The generator's forward pass: noise and real samples -> its loss, and what it has made."""
 
     def __init__(self, parts: Parts) -> None:
         super().__init__()
-        self.generator, self.critic = parts.generator, parts.critic
-        self.objective, self.batch = parts.objective, parts.batch
+        self.generator, self.critics, self.parts = parts.generator, parts.critics, parts
 
-    def forward(self, latents: Tensor) -> tuple[Tensor, Tensor]:
-        fake = self.generator(latents)
-        losses = self.objective.generator(self.critic(fake))
-        return self.batch.group_means(losses[:, None]).mean(), fake
+    def forward(
+        self, draw: Mapping[str, Tensor], real: Samples, first: int
+    ) -> tuple[Tensor, Tensor, Mapping[str, View]]:
+        """Returns the loss; its parts, adversarial first; what was generated, in pass `first`."""
+        parts, batch, task = self.parts, self.parts.batch, self.parts.task
+        made, own = task.make(self.generator, draw, real), [batch.own_rows]
+        on_fake = [judge(self.critics[game], [made.views[game]], own, batch, first) for game in task.games]
+        on_real = []
+        if parts.objective.relative:
+            seen = task.seen(real)
+            on_real = [judge(self.critics[game], [seen[game]], own, batch, COMPARED) for game in task.games]
+        terms = list(made.terms.values())
+        if task.heads:
+            terms += task.head_terms(on_fake[0].outputs[:, -task.heads :], None, draw, real).values()
+        whole, others = share([*on_fake, *on_real], task.heads, batch, first, terms)
+        fakes = [one for (one,) in whole[: len(on_fake)]]
+        reals = [one for (one,) in whole[len(on_fake) :]] or fakes
+        losses = [parts.objective.generator(*pair).mean() for pair in zip(fakes, reals, strict=True)]
+        summands = torch.cat([torch.stack(losses).mean()[None], others.mean(1)])
+        return summands.sum(), summands.detach(), made.views
 
 
 class _CriticLoss(nn.Module):
-    """The critic's forward pass: images -> its batch-global losses on real and on fake, (2,)."""
+    """The critics' forward pass: images -> their loss."""
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: Parts, factor: float) -> None:
         super().__init__()
-        self.critic, self.objective, self.batch = parts.critic, parts.objective, parts.batch
+        self.critics, self.parts, self.factor = parts.critics, parts, factor
 
-    def forward(self, real: Tensor, fake: Tensor) -> Tensor:
-        on_real, on_fake = self.critic(torch.cat([real, fake])).split([len(real), len(fake)])
-        losses = torch.cat([self.objective.real(on_real), self.objective.fake(on_fake)])
-        return self.batch.group_means(losses[:, None]).view(2, -1).mean(1)
+    def forward(
+        self, real: Samples, draw: Mapping[str, Tensor], fakes: Mapping[str, View], due: list[bool]
+    ) -> tuple[Tensor, Tensor]:
+        """Returns the loss, and its parts: on real, on fake, what heads say, penalties."""
+        parts, batch, task = self.parts, self.parts.batch, self.parts.task
+        seen, rows = task.seen(real), [batch.own_rows, batch.own_rows]
+        verdicts = [
+            judge(self.critics[game], [seen[game], fakes[game]], rows, batch, SHOWN_REAL) for game in task.games
+        ]
+        terms: list[Tensor] = []
+        if task.heads:
+            on_real, on_fake = verdicts[0].outputs[:, -task.heads :].chunk(2)
+            terms += task.head_terms(on_fake, on_real, draw, real).values()
+        if parts.regularizers:
+            terms.append(penalties(parts.regularizers, due, self.critics, fakes, seen, batch, PENALISED))
+        whole, others = share(verdicts, task.heads, batch, SHOWN_REAL, terms)
+        losses = [torch.stack(parts.objective.critic(on_fake, on_real)).mean(1) for on_real, on_fake in whole]
+        adversarial, besides = torch.stack(losses).mean(0), others.mean(1)
+        loss = self.factor * adversarial.sum() + besides.sum()
+        return loss, torch.cat([adversarial, besides]).detach()

@@ -1,4 +1,4 @@
-"""The joint scheme: generator and critic in one backward pass and one optimizer (Wu, SelfGAN).
+"""The joint scheme: generator and critics in one backward pass and one optimizer (Wu, SelfGAN).
 
 The generator's term reaches the critic too, and the fake term is over the images of the *previous* step,
 zeros at first: both are what the author's notebooks do; the paper states neither.
@@ -7,7 +7,7 @@ zeros at first: both are what the author's notebooks do; the paper states neithe
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from pydantic import BeforeValidator, SerializeAsAny
@@ -18,56 +18,96 @@ from service.balances import TERMS, Balance
 from service.balances.loss import LossBalance
 from service.components import resolve
 from service.divergence import Divergence
-from service.schemes import Parts, Scheme, Stepper
+from service.judging import GENERATED, PENALISED, SHOWN_REAL, Verdicts, judge, share
+from service.objectives import Judged, Objective
+from service.penalties import penalties
+from service.schemes import Parts, Read, Scheme, Stepper
+from service.tasks import Samples, View
 
 
 class Joint(Scheme):
-    """One step for both networks, its terms weighted by a balance."""
+    """One step for all networks, its terms weighted by a balance."""
 
     balance: Annotated[
         SerializeAsAny[Balance], BeforeValidator(lambda value: resolve("service.balances", value, Balance))
     ] = LossBalance()
     #: Whether the generator term's gradient reaches the critic (the author's code: yes).
     generator_trains_critic: bool = True
+    #: Whose images the fake term is over: the step's before (the author's code), or its own.
+    fakes: Literal["previous", "current"] = "previous"
 
     def stepper(self, parts: Parts) -> JointStepper:
         return JointStepper(self, parts)
+
+    def check(self, objective: Objective) -> None:
+        self.balance.check(objective)
 
 
 class JointStepper(Stepper):
     """Holds the one optimizer, and the rows of the previous step's images."""
 
     def __init__(self, scheme: Joint, parts: Parts) -> None:
-        self._parts = parts
+        self._scheme, self._parts = scheme, parts
         self._loss = parts.accelerator.wrap(_JointLoss(scheme, parts))
-        self._optimizer = parts.adam(parts.generator, parts.critic)
+        self._optimizer = parts.adam(parts.generator, parts.critics)
         self.optimizers = {"joint": self._optimizer}
-        self.divergence = Divergence(TERMS, parts.batch.device)
+        self.divergence = Divergence((*TERMS, *_others(parts)), parts.batch.device)
         self._rows: Tensor | None = None
+        self._previous: dict[str, View] = {}
 
-    def step(self, real: Tensor) -> dict[str, Tensor]:
-        batch = self._parts.batch
+    def step(self, step: int, read: Read) -> dict[str, Tensor]:
+        parts, batch = self._parts, self._parts.batch
+        real = read(0)
         if self._rows is None:
-            self.fakes, self._rows = torch.zeros_like(real), batch.own_rows
-        latents = self._parts.task.inputs(self._parts.network, batch)
+            self._previous = {game: _blank(view) for game, view in parts.task.seen(real).items()}
+            self._rows = batch.own_rows
+        parts.mend()
+        draw = parts.task.draw(parts.network, batch)
+        due = [regularizer.due(step) for regularizer in parts.regularizers]
         self._optimizer.zero_grad(set_to_none=True)
-        loss, fake, losses, weights = self._loss(latents, real, self.fakes, self._rows)
+        loss, made, losses, weights, others = self._loss(draw, real, self._previous, self._rows, due)
         loss.backward()
-        skip = self.divergence.watch(losses, batch.step)
-        self._parts.accelerator.step(self._optimizer, skip)
-        self.fakes, self._rows = fake.detach(), batch.own_rows
+        means = losses.detach().mean((0, 2))
+        skip = self.divergence.watch(torch.cat([means, others.mean(1)]), batch.step)
+        parts.accelerator.step(self._optimizer, skip)
+        self._previous = {game: view.detached() for game, view in made.items()}
+        self._rows = batch.own_rows
+        self.fakes = next(iter(self._previous.values())).images
         metrics = {"loss/joint": loss.detach()}
-        for term, term_losses, term_weights in zip(TERMS, losses, weights, strict=True):
-            metrics[f"loss/{term}"] = term_losses.mean()
-            metrics[f"weight/{term}"] = term_weights.mean()
-        return metrics
+        metrics |= {f"loss/{term}": mean for term, mean in zip(TERMS, means, strict=True)}
+        metrics |= {f"loss/{name}": other.mean() for name, other in zip(_others(parts), others, strict=True)}
+        return metrics | {f"weight/{term}": weight for term, weight in zip(TERMS, weights.mean((0, 2)), strict=True)}
 
     def row_state(self) -> dict[str, tuple[Tensor, Tensor]]:
-        return {} if self._rows is None else {"previous_fakes": (self._rows, self.fakes)}
+        rows = self._rows
+        if rows is None:
+            return {}
+        return {
+            f"previous.{game}.{name}": (rows, value)
+            for game, view in self._previous.items()
+            for name, value in view._asdict().items()
+            if value is not None
+        }
 
     def restore_row_state(self, state: Mapping[str, Tensor]) -> None:
-        self._rows = self._parts.batch.own_rows
-        self.fakes = state["previous_fakes"][self._rows]
+        rows = self._parts.batch.own_rows
+        found: dict[str, dict[str, Tensor]] = {game: {} for game in self._parts.task.games}
+        for key, value in state.items():
+            _, game, name = key.split(".")
+            found[game][name] = value[rows]
+        self._previous = {game: View(**values) for game, values in found.items()}
+        self._rows = rows
+        self.fakes = next(iter(self._previous.values())).images
+
+
+def _others(parts: Parts) -> tuple[str, ...]:
+    """The names of losses beside the adversarial ones."""
+    task = parts.task
+    return (*task.terms, *task.fake_head_terms, *task.real_head_terms, *(["penalty"] if parts.regularizers else []))
+
+
+def _blank(view: View) -> View:
+    return view._replace(images=torch.zeros_like(view.images))
 
 
 class _JointLoss(nn.Module):
@@ -75,35 +115,68 @@ class _JointLoss(nn.Module):
 
     def __init__(self, scheme: Joint, parts: Parts) -> None:
         super().__init__()
-        self.generator, self.critic = parts.generator, parts.critic
-        self.scheme, self.objective, self.batch = scheme, parts.objective, parts.batch
+        self.generator, self.critics = parts.generator, parts.critics
+        self.scheme, self.parts = scheme, parts
 
     def forward(
-        self, latents: Tensor, real: Tensor, previous: Tensor, previous_rows: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Returns the loss, the generated images, and losses and weights, (3, shards), ordered as TERMS."""
-        batch, objective = self.batch, self.objective
-        fake = self.generator(latents)
+        self,
+        draw: Mapping[str, Tensor],
+        real: Samples,
+        previous: Mapping[str, View],
+        previous_rows: Tensor,
+        due: list[bool],
+    ) -> tuple[Tensor, Mapping[str, View], Tensor, Tensor, Tensor]:
+        """Returns the loss; what was generated; losses and weights, (games, 3, shards); other losses, (K, shards)."""
+        parts, batch, task = self.parts, self.parts.batch, self.parts.task
+        made, seen = task.make(self.generator, draw, real), task.seen(real)
+        if self.scheme.fakes == "current":
+            previous, previous_rows = {game: view.detached() for game, view in made.views.items()}, batch.own_rows
         rows = (batch.own_rows, batch.own_rows, previous_rows)
-        logits = self._logits((fake, real, previous), rows)
-        on_fake, on_real, on_previous = logits.split([len(part) for part in rows])
-        terms = [objective.generator(on_fake), objective.real(on_real), objective.fake(on_previous)]
-        values = torch.stack([torch.cat(terms), objective.validity(logits)], 1)
-        with batch.passes(*rows):
-            losses, validities = batch.group_means(values).T.reshape(2, len(TERMS), batch.shards)
-        weights = self.scheme.balance.weights(losses, validities)
+        verdicts = [
+            self._verdicts(self.critics[game], (made.views[game], seen[game], previous[game]), rows)
+            for game in task.games
+        ]
+        terms = [*made.terms.values(), *self._head_terms(verdicts, draw, real)]
+        if parts.regularizers:
+            fakes = {game: view.detached() for game, view in made.views.items()}
+            terms.append(penalties(parts.regularizers, due, self.critics, fakes, seen, batch, PENALISED))
+        whole, others = share(verdicts, task.heads, batch, GENERATED, terms)
+        losses, weights = (torch.stack(parts) for parts in zip(*map(self._weighted, whole), strict=True))
         # Shards are summed, not averaged: the author's TPU-like loop accumulates one backward pass a shard.
-        return (weights * losses).sum(), fake, losses.detach(), weights.detach()
+        loss = (weights * losses).sum((1, 2)).mean() + others.sum()
+        return loss, made.views, losses, weights.detach(), others.detach()
 
-    def _logits(self, images: tuple[Tensor, ...], rows: tuple[Tensor, ...]) -> Tensor:
-        """The critic's three passes, as one call: batch norm keeps their statistics apart by group."""
+    def _weighted(self, judged: list[Judged]) -> tuple[Tensor, Tensor]:
+        """(3, shards) losses of one game, in the order of TERMS, and their weights."""
+        fake, real, previous = judged
+        objective, balance = self.parts.objective, self.scheme.balance
+        losses = torch.stack([objective.generator(fake, real), *objective.critic(previous, real)])
+        return losses, balance.weights(losses, lambda: _validities(objective, judged))
+
+    def _verdicts(self, critic: nn.Module, views: tuple[View, ...], rows: tuple[Tensor, ...]) -> Verdicts:
+        """The critic's three passes, as one call."""
+        batch = self.parts.batch
         if self.scheme.generator_trains_critic:
-            with self.batch.passes(*rows):
-                logits: Tensor = self.critic(torch.cat(images))
+            return judge(critic, views, rows, batch, GENERATED)
+        frozen = {name: parameter.detach() for name, parameter in critic.named_parameters()}
+
+        def held(*inputs: Tensor) -> Tensor:
+            logits: Tensor = functional_call(critic, frozen, inputs)
             return logits
-        frozen = {name: parameter.detach() for name, parameter in self.critic.named_parameters()}
-        with self.batch.passes(rows[0]):
-            on_fake = functional_call(self.critic, frozen, (images[0],))
-        with self.batch.passes(*rows[1:], first=1):
-            others = self.critic(torch.cat(images[1:]))
-        return torch.cat([on_fake, others])
+
+        on_fake = judge(held, views[:1], rows[:1], batch, GENERATED)
+        others = judge(critic, views[1:], rows[1:], batch, SHOWN_REAL)
+        return Verdicts(torch.cat([on_fake.outputs, others.outputs]), torch.cat([on_fake.kinds, others.kinds]), rows)
+
+    def _head_terms(self, verdicts: list[Verdicts], draw: Mapping[str, Tensor], real: Samples) -> list[Tensor]:
+        heads = self.parts.task.heads
+        if not heads:
+            return []
+        on_fake, on_real, _ = verdicts[0].outputs[:, -heads:].split([len(part) for part in verdicts[0].rows])
+        return list(self.parts.task.head_terms(on_fake, on_real, draw, real).values())
+
+
+def _validities(objective: Objective, judged: list[Judged]) -> Tensor:
+    """(3, shards), the batch means of how real the critic holds generated, real and previous images."""
+    found = [objective.validity(one.logits) for one in judged]
+    return torch.stack([validity.mean((1, 2)) for validity in found if validity is not None])

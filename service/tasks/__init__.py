@@ -1,32 +1,134 @@
-"""Tasks: what the networks are shown, one task a file."""
+"""Tasks: what the networks are shown, and which terms that gives beside the adversarial ones; one task a file.
+
+A task plays one or more *games*, each a critic of its own that tells generated images from real ones.
+"""
 
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from service.batch import GlobalBatch
 from service.components import Component
-from service.networks import ImageShape, Network
+from service.networks import ImageShape, LatentNetwork, Network, TranslationNetwork
+
+
+class Samples(NamedTuple):
+    """A replica's rows of a real batch.
+
+    Attributes:
+        images: (N, C, H, W) in [-1, 1].
+        labels: (N,) int64, negative where there is none.
+        paired: the images' partners, likewise, if the data set has pairs.
+    """
+
+    images: Tensor
+    labels: Tensor
+    paired: Tensor | None = None
+
+
+class View(NamedTuple):
+    """What a critic is shown.
+
+    Attributes:
+        images: (N, C, H, W).
+        given: what they are to go with, if the critic is told.
+        kinds: (N, K), one-hot: which samples may be compared with each other; all, if it is None.
+    """
+
+    images: Tensor
+    given: Tensor | None = None
+    kinds: Tensor | None = None
+
+    def detached(self) -> View:
+        given = None if self.given is None else self.given.detach()
+        return View(self.images.detach(), given, self.kinds)
+
+
+class Made(NamedTuple):
+    """What a generator has made.
+
+    Attributes:
+        views: by game.
+        terms: weighted losses of the generator's, beside the adversarial ones: (N,) by name.
+    """
+
+    views: Mapping[str, View]
+    terms: Mapping[str, Tensor]
 
 
 class Task(Component):
-    """What a generator is given, and which images it makes of it."""
+    """What a generator is given, what it makes of it, and what critics see."""
+
+    #: The games' names.
+    games: ClassVar[tuple[str, ...]] = ("image",)
+
+    #: The names of the terms that `make` adds, and of those that `head_terms` makes of fake and of real samples.
+    terms: ClassVar[tuple[str, ...]] = ()
+    fake_head_terms: ClassVar[tuple[str, ...]] = ()
+    real_head_terms: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def heads(self) -> int:
+        """What the first game's critic says of an image beside its logits: so many numbers."""
+        return 0
 
     @abstractmethod
-    def inputs(self, network: Network, batch: GlobalBatch) -> Tensor:
-        """The generator's input for the batch's present rows."""
-
-    @abstractmethod
-    def examples(self, network: Network, seed: int, count: int, device: torch.device) -> Tensor:
-        """The same `count` inputs whenever `seed` is the same, anywhere: for samples and for users."""
-
     def check(self, network: Network, image: ImageShape) -> None:
         """Raise ValueError, with the reason, if the networks cannot do the task."""
-        network.check(image)
 
-    def build(self, network: Network, image: ImageShape) -> tuple[nn.Module, nn.Module]:
-        """A new generator and a new critic."""
-        return network.generator(image), network.critic(image)
+    @abstractmethod
+    def build(self, network: Network, image: ImageShape) -> tuple[nn.Module, nn.ModuleDict]:
+        """A new generator, and new critics by game: of a view's images, and of what is given with them."""
+
+    @abstractmethod
+    def draw(self, network: Network, batch: GlobalBatch) -> dict[str, Tensor]:
+        """The noise of the batch's present rows, by name."""
+
+    @abstractmethod
+    def make(self, generator: nn.Module, draw: Mapping[str, Tensor], real: Samples) -> Made:
+        """What the generator makes of noise, and of real samples."""
+
+    @abstractmethod
+    def seen(self, real: Samples) -> Mapping[str, View]:
+        """What the critics are shown of real samples, by game."""
+
+    def head_terms(
+        self, on_fake: Tensor, on_real: Tensor | None, draw: Mapping[str, Tensor], real: Samples
+    ) -> Mapping[str, Tensor]:
+        """Weighted losses, (N,) by name, of what critics say beside logits.
+
+        Args:
+            on_fake, on_real: (N, heads); the second is None where only the generator learns.
+        """
+        return {}
+
+    @abstractmethod
+    def examples(self, network: Network, seed: int, count: int, device: torch.device) -> dict[str, Tensor]:
+        """The same `count` inputs whenever `seed` is the same, anywhere: for samples and for users."""
+
+    @abstractmethod
+    def images(self, generator: nn.Module, examples: Mapping[str, Tensor]) -> Tensor:
+        """The images that the generator makes of such inputs."""
+
+
+def latent_network(network: Network) -> LatentNetwork:
+    """The network, if it makes images of vectors; else ValueError."""
+    if not isinstance(network, LatentNetwork):
+        raise ValueError(f"network {_name(network)} makes images of images, and this task has none to give it")
+    return network
+
+
+def translation_network(network: Network) -> TranslationNetwork:
+    """The network, if it makes images of images; else ValueError."""
+    if not isinstance(network, TranslationNetwork):
+        raise ValueError(f"network {_name(network)} makes images of noise, and this task is to make them of images")
+    return network
+
+
+def _name(network: Network) -> str:
+    return type(network).__module__.rpartition(".")[2]

@@ -2,21 +2,45 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from service import randomness
 from service.batch import GlobalBatch
-from service.networks import Network
-from service.tasks import Task
+from service.networks import ImageShape, Network
+from service.tasks import Made, Samples, Task, View, latent_network
 
 
 class Unconditional(Task):
     """Latents (N, latent_dim), drawn from N(0, 1)."""
 
-    def inputs(self, network: Network, batch: GlobalBatch) -> Tensor:
-        return batch.normal("latents", network.latent_dim)
+    def check(self, network: Network, image: ImageShape) -> None:
+        latent_network(network).check(image)
 
-    def examples(self, network: Network, seed: int, count: int, device: torch.device) -> Tensor:
-        key = randomness.key_of(seed, "example latents")
-        return randomness.normal(key, 0, torch.arange(count, device=device), network.latent_dim)
+    def build(self, network: Network, image: ImageShape) -> tuple[nn.Module, nn.ModuleDict]:
+        latents = latent_network(network)
+        return latents.generator(image, latents.latent_dim), nn.ModuleDict({"image": latents.critic(image)})
+
+    def draw(self, network: Network, batch: GlobalBatch) -> dict[str, Tensor]:
+        return {"latents": batch.normal("latents", latent_network(network).latent_dim)}
+
+    def make(self, generator: nn.Module, draw: Mapping[str, Tensor], real: Samples) -> Made:
+        return Made({"image": View(generator(draw["latents"]))}, {})
+
+    def seen(self, real: Samples) -> Mapping[str, View]:
+        return {"image": View(real.images)}
+
+    def examples(self, network: Network, seed: int, count: int, device: torch.device) -> dict[str, Tensor]:
+        return {"latents": example_latents(network, seed, count, device)}
+
+    def images(self, generator: nn.Module, examples: Mapping[str, Tensor]) -> Tensor:
+        made: Tensor = generator(examples["latents"])
+        return made
+
+
+def example_latents(network: Network, seed: int, count: int, device: torch.device) -> Tensor:
+    """(count, latent_dim) latents that depend on the seed alone."""
+    key = randomness.key_of(seed, "example latents")
+    return randomness.normal(key, 0, torch.arange(count, device=device), latent_network(network).latent_dim)

@@ -1,0 +1,91 @@
+"""Critics at work: views in, the whole batch's logits out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from service.batch import GlobalBatch
+from service.objectives import Judged
+from service.tasks import View
+
+#: Passes of a step, as draws and statistics are numbered.
+GENERATED, SHOWN_REAL, SHOWN_FAKE, GENERATED_LATER, COMPARED, PENALISED = range(6)
+
+
+class Verdicts(NamedTuple):
+    """What a critic says of some sets of rows here, one after the other.
+
+    Attributes:
+        outputs: (N, F + heads).
+        kinds: (N, K).
+        rows: the sets; each is one pass.
+    """
+
+    outputs: Tensor
+    kinds: Tensor
+    rows: Sequence[Tensor]
+
+
+def judge(
+    critic: Callable[..., Tensor], views: Sequence[View], rows: Sequence[Tensor], batch: GlobalBatch, first: int
+) -> Verdicts:
+    """Several passes in one call: what looks at the batch keeps their statistics apart.
+
+    Args:
+        first: the first pass's number.
+    """
+    view = joined(views)
+    with batch.passes(*rows, first=first):
+        outputs = critic(view.images) if view.given is None else critic(view.images, view.given)
+    kinds = outputs.new_ones(len(outputs), 1) if view.kinds is None else view.kinds
+    return Verdicts(outputs, kinds, rows)
+
+
+def joined(views: Sequence[View]) -> View:
+    """Views, one after the other, as one."""
+    if len(views) == 1:
+        return views[0]
+    return View(
+        *(None if parts[0] is None else torch.cat(parts) for parts in zip(*views, strict=True))  # type: ignore[arg-type]
+    )
+
+
+def share(
+    verdicts: Sequence[Verdicts], heads: int, batch: GlobalBatch, first: int, terms: Sequence[Tensor] = ()
+) -> tuple[list[list[Judged]], Tensor]:
+    """What all replicas have found, in one collective.
+
+    Args:
+        verdicts: of each critic.
+        heads: how many columns at the end of outputs are no logits.
+        first: the number of the verdicts' first pass.
+        terms: (N,) losses of this replica's rows.
+
+    Returns:
+        By critic, by pass, the whole batch's logits; and the terms' means, (terms, shards).
+    """
+    width = [found.outputs.shape[1] - heads for found in verdicts]
+    tables = [
+        (torch.cat([found.outputs[:, :columns], found.kinds], 1), found.rows)
+        for found, columns in zip(verdicts, width, strict=True)
+    ]
+    if terms:
+        tables.append((torch.stack(list(terms), 1), [batch.own_rows]))
+    whole = batch.whole(*tables)
+    means = whole.pop()[0].mean(1).T if terms else batch.step.new_zeros((0, batch.shards), dtype=batch.dtype)
+    return [
+        [_judged(one[:, :, :columns], one[:, :, columns:], batch, first + number) for number, one in enumerate(table)]
+        for table, columns in zip(whole, width, strict=True)
+    ], means
+
+
+def _judged(logits: Tensor, kinds: Tensor, batch: GlobalBatch, number: int) -> Judged:
+    def draw(name: str) -> Tensor:
+        rows = torch.arange(batch.size, device=logits.device) + number * batch.size
+        return batch.uniform(name, 1, rows).view(batch.shards, batch.group_size, 1)
+
+    return Judged(logits, kinds, draw)

@@ -1,0 +1,22 @@
+"""The hinge loss (Lim and Ye 2017, arXiv:1705.02894), as in SN-GAN and BigGAN."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from service.objectives import Judged, Objective, batch_mean
+
+
+class Hinge(Objective):
+    """``E relu(1 - r) + E relu(1 + f)`` for the critic, ``-E f`` for the generator."""
+
+    non_negative: ClassVar[bool] = False
+
+    def generator(self, fake: Judged, real: Judged) -> Tensor:
+        return -batch_mean(fake.logits)
+
+    def critic(self, fake: Judged, real: Judged) -> tuple[Tensor, Tensor]:
+        return batch_mean(F.relu(1 - real.logits)), batch_mean(F.relu(1 + fake.logits))

@@ -1,0 +1,49 @@
+"""Regularizers: what keeps a critic smooth, one a file. Several may be used at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from service.batch import GlobalBatch
+from service.components import Component
+from service.tasks import View
+
+#: Images and what is given with them -> the critic's logits, (N, F).
+Judge = Callable[[View], Tensor]
+
+
+class Regularizer(Component):
+    """Shapes a critic when it is built, adds to its loss, or mends its weights. The default does nothing."""
+
+    def prepare(self, critic: nn.Module) -> None:
+        """Change a new critic."""
+
+    def penalty(self, judge: Judge, fake: View, real: View, batch: GlobalBatch) -> Tensor | None:
+        """A weighted loss of the critic's, (N,), beside the adversarial ones; differentiable."""
+        return None
+
+    def due(self, step: int) -> bool:
+        """Whether there is a penalty at this step."""
+        return True
+
+    def mend(self, critic: nn.Module) -> None:
+        """Change the weights, before each of the critic's updates."""
+
+
+class GradientPenalty(Regularizer):
+    """What penalties on the critic's gradient have in common: where it is taken, what it should be, and the weight."""
+
+    weight: float = Field(10.0, ge=0)
+
+
+def gradient_of(judge: Judge, view: View) -> Tensor:
+    """The gradient of the sum of a sample's logits by its image, (N, C, H, W), to be differentiated again."""
+    images = view.images.detach().requires_grad_()
+    # Each replica sums its own rows' logits: where rows depend on each other, what crosses replicas adds up.
+    total = judge(view._replace(images=images)).sum()
+    (gradient,) = torch.autograd.grad(total, images, create_graph=True)
+    return gradient
