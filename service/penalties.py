@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import torch
 from torch import Tensor, nn
 
 from service.batch import GlobalBatch
@@ -36,7 +35,7 @@ def penalties(
             def logits(view: View, critic: nn.Module = critic) -> Tensor:
                 return judge(critic, [view], [batch.own_rows], batch, number).outputs
 
-            with torch.enable_grad():
+            with batch.passes(batch.own_rows, first=number):
                 penalty = regularizer.penalty(logits, fakes[game], reals[game], batch)
             if penalty is not None:
                 total = total + penalty

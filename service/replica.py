@@ -160,9 +160,8 @@ class Replica:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int.from_bytes(digest, "little") >> 1)
             generator, critics = self._run.task.build(self._run.network, self._run.image)
-        for regularizer in self._run.regularizers:
-            for critic in critics.values():
-                regularizer.prepare(critic)
+            for regularizer in self._run.regularizers:
+                regularizer.prepare(critics)
         place = self._accelerator.device, self._run.torch_dtype
         generator = follow_global_batch(generator, self._batch, "generator")
         follow_global_batch(critics, self._batch, "critic")

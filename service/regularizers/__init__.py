@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
 from service.batch import GlobalBatch
@@ -34,12 +33,6 @@ class Regularizer(Component):
         """Change the weights, before each of the critic's updates."""
 
 
-class GradientPenalty(Regularizer):
-    """What penalties on the critic's gradient have in common: where it is taken, what it should be, and the weight."""
-
-    weight: float = Field(10.0, ge=0)
-
-
 def gradient_of(judge: Judge, view: View) -> Tensor:
     """The gradient of the sum of a sample's logits by its image, (N, C, H, W), to be differentiated again."""
     images = view.images.detach().requires_grad_()
@@ -47,3 +40,8 @@ def gradient_of(judge: Judge, view: View) -> Tensor:
     total = judge(view._replace(images=images)).sum()
     (gradient,) = torch.autograd.grad(total, images, create_graph=True)
     return gradient
+
+
+def per_sample(values: Tensor, images: Tensor) -> Tensor:
+    """(N or 1, 1) values -> a shape and a type that go with (N, C, H, W) images."""
+    return values.to(images.dtype)[:, :, None, None]
