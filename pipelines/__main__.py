@@ -79,7 +79,9 @@ def _inspect(arguments: argparse.Namespace) -> int:
     folder, manifest = _opened(arguments)
     transform = Transform.model_validate(manifest.transform or {"size": arguments.size})
     console().print(table(manifest, folder))
-    grid(open_loader(folder, transform, 1, 0, version=manifest.version).some(_SHEET_IMAGES)).save(arguments.sheet)
+    grid(open_loader(folder, transform, 1, 0, version=manifest.version).some(_SHEET_IMAGES).images).save(
+        arguments.sheet
+    )
     console().print(f"contact sheet: {arguments.sheet}", highlight=False, soft_wrap=True)
     return 0
 

@@ -129,20 +129,21 @@ class Loader:
         self.waited_seconds += time.perf_counter() - began
         return batch
 
-    def some(self, count: int) -> Tensor:
-        """At most `count` images from all over the data set, always the same, (N, C, H, W) uint8.
+    def some(self, count: int) -> LocalBatch:
+        """At most `count` samples from all over the data set, always the same.
 
         Raises:
             DamagedShardError: a block is damaged, and is not to be replaced by others.
         """
         count = min(count, self.manifest.rows)
         blocks = min(len(self._blocks), max(_SOME_BLOCKS, -(-count // self.manifest.block_rows)))
-        found = torch.empty((0, *self._transform.shape), dtype=torch.uint8).permute(0, 3, 1, 2)
         left = np.linspace(0, len(self._blocks), blocks, endpoint=False).astype(int).tolist()
         left += sorted(set(range(len(self._blocks))) - set(left))  # For what short or damaged blocks do not give.
-        while len(found) < count and left:
+        found: list[LocalBatch] = []
+        missing = count
+        while missing and left:
             home = left.pop(0)
-            wanted = min(count - len(found), max(1, -(-(count - len(found)) // max(1, blocks))))
+            wanted = min(missing, max(1, -(-missing // max(1, blocks))))
             blocks -= 1
             try:
                 block = self._blocks.open(home)
@@ -151,9 +152,12 @@ class Loader:
                     raise
                 continue
             rows = range(min(wanted, self._blocks.rows[home]))
-            found = torch.cat([found, self._pictures([(block, row) for row in rows], self.manifest.columns[0])])
+            found.append(self._assemble(0, [(block, row) for row in rows]))
+            missing -= len(rows)
             block.close()
-        return found
+        if not found:
+            raise DamagedShardError(f"no block of {self.manifest.rows:,} rows can be read")
+        return _joined(found)
 
     def close(self) -> None:
         """Stop reading ahead, and give the memory back."""
@@ -262,3 +266,10 @@ class Loader:
             for _ in self._decoders.map(decode, range(len(places))):
                 """Raises what decoding raises."""
         return images.permute(0, 3, 1, 2)
+
+
+def _joined(parts: list[LocalBatch]) -> LocalBatch:
+    """Parts, one after the other, as one."""
+    paired = [part.paired for part in parts if part.paired is not None]
+    images, labels = torch.cat([part.images for part in parts]), torch.cat([part.labels for part in parts])
+    return LocalBatch(0, images, torch.cat(paired) if paired else None, labels)

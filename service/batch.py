@@ -85,6 +85,10 @@ class GlobalBatch:
         self.groups = len(rows) * self.shards
         self._first_group = first * self.shards
 
+    def all_rows(self, number: int = 0) -> Tensor:
+        """(size,) the rows of the whole batch in pass `number`, wherever they are."""
+        return torch.arange(self.size, device=self.device) + (number + self._first_pass) * self.size
+
     def group_means(self, values: Tensor, count_per_row: int = 1) -> Tensor:
         """Batch-global means over each group, one collective for all of them.
 

@@ -1,8 +1,9 @@
 """Checkpoints: everything that continues, in one folder that any number of replicas can go on from.
 
-``networks.safetensors`` and ``rows.safetensors`` (state kept per row of the global batch, such as the
-previous step's images) hold tensors, ``optimizers.pt`` the optimizers' state, ``state.json`` the step and
-what the run was. Order and noise are functions of (seed, step), and are not here.
+``networks.safetensors``, ``rows.safetensors`` (state kept per row of the global batch, such as the previous
+step's images) and ``shared.safetensors`` (state that is alike on every replica, such as pools) hold tensors,
+``optimizers.pt`` the optimizers' state, ``state.json`` the step and what the run was. Order and noise are
+functions of (seed, step), and are not here.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-_NETWORKS, _ROWS, _OPTIMIZERS, _STATE = "networks.safetensors", "rows.safetensors", "optimizers.pt", "state.json"
+_NETWORKS, _ROWS, _SHARED = "networks.safetensors", "rows.safetensors", "shared.safetensors"
+_OPTIMIZERS, _STATE = "optimizers.pt", "state.json"
 FORMAT = 2
 
 
@@ -29,6 +31,7 @@ class State:
         networks: tensors by ``generator.*`` and ``critic.*``.
         optimizers: their state dicts by name.
         rows: (batch size, ...) tensors by name.
+        shared: tensors that are the same on every replica, such as pools, by name.
         identity: what must be equal for the run to go on: hashes of recipe and data set.
         run: the resolved configuration.
     """
@@ -37,6 +40,7 @@ class State:
     networks: Mapping[str, Tensor]
     optimizers: Mapping[str, Any]
     rows: Mapping[str, Tensor]
+    shared: Mapping[str, Tensor]
     identity: Mapping[str, str]
     run: Mapping[str, Any]
 
@@ -50,6 +54,7 @@ def save(state: State, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     save_file(_contiguous(state.networks), folder / _NETWORKS)
     save_file(_contiguous(state.rows), folder / _ROWS)
+    save_file(_contiguous(state.shared), folder / _SHARED)
     torch.save(dict(state.optimizers), folder / _OPTIMIZERS)
     described = {"format": FORMAT, "step": state.step, "identity": dict(state.identity), "run": dict(state.run)}
     (folder / _STATE).write_text(json.dumps(described, indent=2))
@@ -73,6 +78,7 @@ def load(folder: Path, identity: Mapping[str, str] | None = None) -> State:
             networks=load_file(folder / _NETWORKS),
             optimizers=torch.load(folder / _OPTIMIZERS, weights_only=True, map_location="cpu"),
             rows=load_file(folder / _ROWS),
+            shared=load_file(folder / _SHARED),
             identity=described["identity"],
             run=described["run"],
         )

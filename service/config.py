@@ -19,9 +19,10 @@ from pipelines.sources import Source
 from service.components import Component, ConfigError, name_of, nearest, resolve
 from service.networks import ImageShape, Network
 from service.objectives import Objective
+from service.optimizers import Optimizer
 from service.randomness import MAX_STEPS
 from service.regularizers import Regularizer
-from service.schemes import Adam, Scheme
+from service.schemes import Scheme
 from service.tasks import Task
 
 
@@ -29,8 +30,15 @@ class _Options(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
 
-def _of(package: str, base: type[Component]) -> tuple[Any, Any]:
-    return BeforeValidator(lambda value: resolve(package, value, base)), SerializeAsAny()  # type: ignore[type-arg]
+def _of(package: str, base: type[Component], default: str | None = None) -> tuple[Any, Any]:
+    """A part, by what a recipe says of it; options without a name are the default's."""
+
+    def read(value: Any) -> Component:
+        if default and isinstance(value, Mapping) and "name" not in value:
+            value = {"name": default, **value}
+        return resolve(package, value, base)
+
+    return BeforeValidator(read), SerializeAsAny()  # type: ignore[type-arg]
 
 
 class Batch(_Options):
@@ -40,15 +48,21 @@ class Batch(_Options):
     shards: int = Field(1, ge=1, description="take batch statistics over this many fixed parts (8: the paper's TPU)")
 
 
-class Data(_Options):
-    """The data set."""
+class DataSet(_Options):
+    """Where samples come from, and where they lie as shards."""
 
     source: Annotated[Source, *_of("pipelines.sources", Source)] = Field(
         description="where pictures come from: a format, and its options such as uri"
     )
-    transform: Transform = Field(Transform(), description="size, channels and resampling of the images")
     shards: str | None = Field(None, description="folder or URI of the Arrow shards [default: under storage]")
     version: int | None = Field(None, ge=1, description="of the shards' manifest [default: the latest]")
+
+
+class Data(DataSet):
+    """The data of a run."""
+
+    domains: tuple[DataSet, ...] = Field((), description="further data sets, of the other domains of task=unpaired")
+    transform: Transform = Field(Transform(), description="size, channels and resampling of the images")
     stored: Literal["decoded", "encoded"] = Field("decoded", description="what an ingest writes: pixels, or pictures")
     skip_limit: float = Field(SKIP_LIMIT, ge=0, le=1, description="share of samples that an ingest may skip")
     damaged: Literal["stop", "replace"] = Field("stop", description="what to do about a block that is damaged")
@@ -116,7 +130,9 @@ class Run(_Options):
         tuple[SerializeAsAny[Regularizer], ...],
         BeforeValidator(lambda values: tuple(resolve("service.regularizers", value, Regularizer) for value in values)),
     ] = ()
-    optimizer: Adam = Adam()
+    optimizer: Annotated[Optimizer, *_of("service.optimizers", Optimizer, "adam")] = Field(
+        "adam", validate_default=True
+    )
     logging: Logging = Logging()
     checkpoints: Checkpoints = Checkpoints()
     replicas: int = Field(1, ge=1, description="how many processes train; the result is the same")

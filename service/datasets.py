@@ -12,6 +12,7 @@ import ray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from pipelines.blocks import Blocks
 from pipelines.ingest import Report, Tasks, here, ingest
 from pipelines.plan import Options
 from pipelines.ray_tasks import on_ray
@@ -20,8 +21,8 @@ from pipelines.shards import DamagedShardError, Manifest, read_manifest
 from pipelines.storage import Location, join
 from pipelines.windows import least_bytes
 from service.cluster import connect
-from service.components import ConfigError
-from service.config import Run, storage_root
+from service.components import ConfigError, name_of
+from service.config import DataSet, Run, storage_root
 from service.progress import duration
 
 #: So little is done here before a cluster would have started.
@@ -29,8 +30,36 @@ _WORKS_HERE = 2
 _LINE_SECONDS = 10.0
 
 
-def prepare(run: Run, console: Console) -> tuple[str, Manifest]:
+def prepare_all(run: Run, console: Console) -> list[tuple[str, Manifest]]:
+    """`prepare`, of every data set of the run, which are read side by side.
+
+    Raises:
+        ConfigError: as `prepare` does; or their lanes differ, and so would the rows that replicas own.
+    """
+    count = len(run.data.domains) + 1
+    found = [prepare(part, console, count) for part in runs_of(run)]
+    lanes = [manifest.lanes for _, manifest in found]
+    if len(set(lanes)) > 1:
+        raise ConfigError(
+            f"data.domains: the data sets have {', '.join(map(str, lanes))} lanes, and must have as many; "
+            f"give each {max(lanes)} images at least"
+        )
+    return found
+
+
+def runs_of(run: Run) -> list[Run]:
+    """The run, with each of its data sets as the only one."""
+    names = list(DataSet.model_fields)
+    sets = [run.data, *run.data.domains]
+    changes = [{"domains": (), **{name: getattr(one, name) for name in names}} for one in sets]
+    return [run.model_copy(update={"data": run.data.model_copy(update=change)}) for change in changes]
+
+
+def prepare(run: Run, console: Console, readers: int = 1) -> tuple[str, Manifest]:
     """Where the run's shards lie, and their manifest; a source that has none yet is ingested first.
+
+    Args:
+        readers: how many data sets share a replica's memory.
 
     Raises:
         ConfigError: the source is missing, or the shards are of other images than the run asks for.
@@ -47,7 +76,7 @@ def prepare(run: Run, console: Console) -> tuple[str, Manifest]:
         raise ConfigError(f"data.shards: {error}") from error
     except OSError as error:
         raise ConfigError(f"data.shards: {location} cannot be read: {error}") from error
-    _check(run, manifest, location)
+    _check(run, manifest, location, readers)
     return location.uri, manifest
 
 
@@ -91,22 +120,37 @@ def _in_parallel(run: Run) -> Tasks:
     return tasks
 
 
-def _check(run: Run, manifest: Manifest, location: Location) -> None:
+def _check(run: Run, manifest: Manifest, location: Location, readers: int) -> None:
     wanted = run.data.transform.model_dump()
     if manifest.transform is not None and manifest.transform != wanted:
         raise ConfigError(
             f"data.shards: {location} holds images made by {manifest.transform}, the recipe wants {wanted}; "
             "name another folder"
         )
+    if run.task.needs_pairs and len(manifest.columns) < 2:
+        raise ConfigError(f"task {name_of(run.task)}: {location} holds no pairs; take data.source=pairs")
+    _check_labels(run, manifest, location)
     if run.replicas > manifest.lanes:
         raise ConfigError(f"replicas: {run.replicas} replicas cannot share the data set's {manifest.lanes} lanes")
     fewest = run.cluster.min_replicas or run.replicas
-    least = least_bytes(manifest, run.batch.size, fewest, int(np.prod(run.data.transform.shape)))
+    least = readers * least_bytes(manifest, run.batch.size, fewest, int(np.prod(run.data.transform.shape)))
     if run.loader.memory_bytes < least:
         raise ConfigError(
             f"loader.memory_bytes: {run.loader.memory_bytes:,} is too little for {location}; "
             f"each of {fewest} replicas needs at least {least:,}"
         )
+
+
+def _check_labels(run: Run, manifest: Manifest, location: Location) -> None:
+    """Look at a first block, so that a data set without labels is found before Ray starts."""
+    if not run.task.labels:
+        return
+    block = Blocks(location, manifest).open(0)
+    lowest, highest = int(block.labels.min()), int(block.labels.max())
+    block.close()
+    if lowest < 0 or highest >= run.task.labels:
+        found = "has samples without a label" if lowest < 0 else f"has label {highest}"
+        raise ConfigError(f"task {name_of(run.task)}: wants labels 0 to {run.task.labels - 1}, and {location} {found}")
 
 
 @contextmanager

@@ -85,7 +85,6 @@ def share(
 
 def _judged(logits: Tensor, kinds: Tensor, batch: GlobalBatch, number: int) -> Judged:
     def draw(name: str) -> Tensor:
-        rows = torch.arange(batch.size, device=logits.device) + number * batch.size
-        return batch.uniform(name, 1, rows).view(batch.shards, batch.group_size, 1)
+        return batch.uniform(name, 1, batch.all_rows(number)).view(batch.shards, batch.group_size, 1)
 
     return Judged(logits, kinds, draw)

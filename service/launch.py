@@ -21,7 +21,7 @@ from pipelines.storage import Location, join
 from service import best, checkpoints, cluster, registry, tracking
 from service.components import ConfigError
 from service.config import Run, dump, flatten, storage_root
-from service.datasets import prepare
+from service.datasets import prepare_all
 from service.pictures import curves
 from service.progress import Display, duration, new_board
 from service.tracking import TrackingError
@@ -127,9 +127,13 @@ def _prepare(run: Run, console: Console) -> Prepared:
         raise ConfigError(f"tracking.uri: is needed when storage is remote ({run.storage})")
     uri = run.tracking.uri or f"sqlite:///{root}/mlflow.db"
     tracking.check_reachable(uri)
-    data, manifest = prepare(run, console)
+    (data, manifest), *others = prepare_all(run, console)
     # What a resumed run reads is what this one does, though its source or its data set may have grown.
-    pinned = {"version": manifest.version, "shards": data}
+    domains = tuple(
+        domain.model_copy(update={"version": its.version, "shards": place})
+        for domain, (place, its) in zip(run.data.domains, others, strict=True)
+    )
+    pinned = {"version": manifest.version, "shards": data, "domains": domains}
     cache = {"cache": storage_root(run.loader.cache) if run.loader.cache else None}
     run = run.model_copy(
         update={"data": run.data.model_copy(update=pinned), "loader": run.loader.model_copy(update=cache)}
@@ -181,7 +185,7 @@ def fit(at: Started, main: Callable[[Job], Any], board: Any) -> ray.train.Result
     """Run `main` on every replica. Raises RunError if they fail for good, KeyboardInterrupt if the user stops them."""
     prepared, run = at.prepared, at.prepared.run
     storage = Location.of(storage_root(run.storage))
-    job = Job(dump(run), prepared.data, prepared.folder, prepared.tracking_uri, at.tracking_run, board)
+    job = Job(dump(run), prepared.folder, prepared.tracking_uri, at.tracking_run, board)
     trainer = TorchTrainer(
         main,
         train_loop_config=job,

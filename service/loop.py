@@ -60,7 +60,7 @@ def train(run: Run, accelerator: Accelerator, replica: Replica, outputs: Outputs
             if diverged:
                 return diverged
         if chief and (done % run.logging.samples_every == 0 or done == run.steps):
-            outputs.samples(done, replica.generate(run.logging.samples, SAMPLE_SEED))
+            outputs.samples(done, replica.generate(run.logging.samples, SAMPLE_SEED, shown=True))
         if done % run.checkpoints.every == 0 or done == run.steps:
             diverged = log.flush() or replica.verdict()
             if diverged:

@@ -12,8 +12,9 @@ import yaml
 
 from pipelines.object_store import refuse_credentials
 from pipelines.storage import Location
-from service.components import ConfigError, nearest
+from service.components import ConfigError, name_of, nearest
 from service.config import CIRCUMSTANCES, Run, dump, flatten, from_tree, storage_root
+from service.tasks import Samples
 
 DEFAULT_RECIPE = "digits"
 
@@ -87,19 +88,41 @@ def check(run: Run) -> None:
         raise ConfigError(str(error)) from error
     try:
         with torch.device("meta"):  # Every mistake in a network's options shows, and nothing is allocated.
-            run.task.build(run.network, run.image)
+            outputs = _outputs(run)
     except (ValueError, RuntimeError) as error:
         raise ConfigError(f"network: cannot be built with these options: {str(error).splitlines()[0]}") from error
-    for uri in (run.data.shards, run.storage, run.loader.cache):
+    if outputs < run.objective.least_outputs:
+        raise ConfigError(
+            f"objective {name_of(run.objective)} compares vectors of outputs, and the critic of network "
+            f"{name_of(run.network)} has {outputs}; choose one that judges patches, or set network.patches=true"
+        )
+    if len(run.data.domains) + 1 != run.task.data_sets:
+        raise ConfigError(
+            f"data.domains: task {name_of(run.task)} takes {run.task.data_sets - 1} more data sets than data.source, "
+            f"not {len(run.data.domains)}"
+        )
+    for uri in (run.data.shards, *(domain.shards for domain in run.data.domains), run.storage, run.loader.cache):
         refuse_credentials(uri or "")
     if run.batch.size % run.batch.shards:
         raise ConfigError(f"batch.shards: {run.batch.shards} does not divide batch.size, {run.batch.size}")
-    if run.batch.size // run.batch.shards < 2:
+    if run.batch.size // run.batch.shards < 2 and not run.task.translates:
         raise ConfigError(f"batch.size: {run.batch.size} leaves fewer than two samples for each of the statistics")
     if run.replicas > run.batch.size:
         raise ConfigError(f"replicas: {run.replicas} replicas cannot share a batch of {run.batch.size}")
     if run.cluster.min_replicas and run.cluster.min_replicas > run.replicas:
         raise ConfigError(f"cluster.min_replicas: {run.cluster.min_replicas} is more than replicas={run.replicas}")
+
+
+def _outputs(run: Run) -> int:
+    """How many logits critics give an image."""
+    _, critics = run.task.build(run.network, run.image)
+    images = torch.empty(2, *run.image)
+    seen = run.task.seen(Samples(images, torch.zeros(2, dtype=torch.int64), images, (images,)))
+    found = []
+    for game, view in seen.items():
+        logits: torch.Tensor = critics[game](*(value for value in (view.images, view.given) if value is not None))
+        found.append(logits.shape[1])
+    return min(found) - run.task.heads
 
 
 def _split(override: str) -> tuple[str, Any]:

@@ -49,10 +49,9 @@ def register(run: Run, state: State, uri: str, run_id: str) -> str:
     mlflow.set_tracking_uri(uri)
     described = dump(run)
     image = run.image
-    signature = ModelSignature(
-        inputs=Schema([ColSpec(DataType.long, "n"), ColSpec(DataType.long, "seed")]),
-        outputs=Schema([TensorSpec(dtype("uint8"), (-1, image.height, image.width, image.channels))]),
-    )
+    images = Schema([TensorSpec(dtype("uint8"), (-1, image.height, image.width, image.channels))])
+    numbers = Schema([ColSpec(DataType.long, "n"), ColSpec(DataType.long, "seed")])
+    signature = ModelSignature(inputs=images if run.task.translates else numbers, outputs=images)
     with TemporaryDirectory() as folder:
         weights, description = Path(folder, "generator.safetensors"), Path(folder, "description.json")
         save_file(network_weights(state, "generator"), weights)

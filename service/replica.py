@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
-from pipelines.loader import Loader
+from pipelines.loader import Loader, LocalBatch
 from service.accelerators import Accelerator
 from service.batch import GlobalBatch
 from service.checkpoints import State, network_weights
@@ -17,6 +17,7 @@ from service.config import Run, dump
 from service.divergence import Diverged
 from service.layers import follow_global_batch
 from service.pixels import to_image, to_model
+from service.pool import Pools
 from service.schemes import Parts
 from service.tasks import Samples
 
@@ -30,14 +31,15 @@ class Replica:
     Args:
         run: the resolved configuration.
         accelerator: this replica's.
-        loader: this replica's.
+        loaders: this replica's, one for each data set of the task.
     """
 
-    def __init__(self, run: Run, accelerator: Accelerator, loader: Loader) -> None:
-        self._run, self._accelerator, self._loader = run, accelerator, loader
+    def __init__(self, run: Run, accelerator: Accelerator, *loaders: Loader) -> None:
+        self._run, self._accelerator, self._loaders = run, accelerator, loaders
         self._batch = GlobalBatch(
             run.batch.size, run.batch.shards, run.seed, accelerator.collective, accelerator.device, run.torch_dtype
         )
+        self._pools = Pools(run.task.pool, self._batch)
         self.generator, self.critics = self._networks()
         self._parts = Parts(
             network=run.network,
@@ -49,6 +51,7 @@ class Replica:
             generator=self.generator,
             critics=self.critics,
             batch=self._batch,
+            pools=self._pools,
             accelerator=accelerator,
         )
         self._stepper = run.scheme.stepper(self._parts)
@@ -56,7 +59,7 @@ class Replica:
     @property
     def identity(self) -> dict[str, str]:
         """What a checkpoint must share with this run for it to go on from there."""
-        return {"recipe": self._run.recipe_hash, "data set": self._loader.manifest.hash}
+        return {"recipe": self._run.recipe_hash, "data set": "+".join(loader.manifest.hash for loader in self._loaders)}
 
     def step(self, step: int) -> dict[str, Tensor]:
         """Train on the batch of `step`; returns batch-global losses and weights, on the device."""
@@ -67,8 +70,8 @@ class Replica:
 
         The mean over pixels of the standard deviation over the global batch, 0-dimensional.
         """
-        spread = [self._spread(images) for images in (self._stepper.fakes, self._real.images)]
-        return spread[0] / spread[1].clamp_min(1e-6)
+        real = self._run.task.target(self._real)
+        return self._spread(self._stepper.fakes) / self._spread(real).clamp_min(1e-6)
 
     def divergence(self) -> dict[str, Tensor]:
         """By term, the first step at which its loss was not finite, or -1; on the device."""
@@ -84,20 +87,29 @@ class Replica:
                 found = Diverged(int(self._batch.step), ("gradient",))
         return found
 
-    def generate(self, count: int, seed: int) -> Tensor:
-        """Images (count, C, H, W), uint8, from inputs that depend on `seed` alone. No other replica takes part."""
-        task, dtype = self._run.task, self._run.torch_dtype
-        examples = task.examples(self._run.network, seed, count, self._accelerator.device)
+    def generate(self, count: int, seed: int, shown: bool = False) -> Tensor:
+        """Images (count, C, H, W), uint8, of inputs that depend on `seed` alone. No other replica takes part.
+
+        Args:
+            shown: with what a person should see beside them.
+        """
+        run, task = self._run, self._run.task
+        real = self._samples([loader.some(count) for loader in self._loaders]) if task.translates else None
+        examples = task.examples(run.network, seed, count, self._accelerator.device, real)
         made = []
         with evaluating(self.generator):
-            for start in range(0, count, _AT_ONCE):
-                part = {name: values[start : start + _AT_ONCE].to(dtype) for name, values in examples.items()}
-                made.append(to_image(task.images(self.generator, part)))
+            for start in range(0, len(next(iter(examples.values()))), _AT_ONCE):
+                part = {name: values[start : start + _AT_ONCE].to(run.torch_dtype) for name, values in examples.items()}
+                images = task.images(self.generator, part)
+                made.append(to_image(task.shown(part, images) if shown else images))
         return torch.cat(made)
 
     def real_images(self, count: int) -> Tensor:
-        """The same `count` (at most) real images, (N, C, H, W) uint8, at every call."""
-        return self._loader.some(count)
+        """The same `count` (at most) real images, (N, C, H, W) uint8, at every call: what generated ones should be."""
+        first, *others = [loader.some(count) for loader in self._loaders]
+        return self._run.task.target(
+            Samples(first.images, first.labels, first.paired, tuple(other.images for other in others))
+        )
 
     def state(self, step: int) -> State:
         """Everything that continues, after `step` steps. All replicas take part; waits for the device."""
@@ -112,6 +124,7 @@ class Replica:
             },
             optimizers={name: optimizer.state_dict() for name, optimizer in self._stepper.optimizers.items()},
             rows={name: value.cpu() for name, value in rows.items()},
+            shared={name: value.cpu() for name, value in self._pools.state().items()},
             identity=self.identity,
             run=dump(self._run),
         )
@@ -132,27 +145,38 @@ class Replica:
         self._open(last, self._run.scheme.batches(last) - 1)
         device, dtype = self._accelerator.device, self._run.torch_dtype
         self._stepper.restore_row_state({name: value.to(device, dtype) for name, value in state.rows.items()})
+        self._pools.restore({name: value.to(device, dtype) for name, value in state.shared.items()})
 
     @property
     def waited_seconds(self) -> float:
         """How long steps have waited for data so far."""
-        return self._loader.waited_seconds
+        return sum(loader.waited_seconds for loader in self._loaders)
 
     def close(self) -> None:
         """Stop reading ahead."""
-        self._loader.close()
+        for loader in self._loaders:
+            loader.close()
 
     def _open(self, step: int, number: int) -> Samples:
         """Read the batch of that number of a step's, as the part of the step that it is for."""
-        local = self._loader.batch(self._run.scheme.batches_before(step) + number)
-        self._batch.start(step, local.first_row, len(local.images), part=number)
-        on_device, dtype = self._accelerator.to_device, self._run.torch_dtype
-        self._real = Samples(
-            images=to_model(on_device(local.images), dtype),
-            labels=on_device(local.labels),
-            paired=None if local.paired is None else to_model(on_device(local.paired), dtype),
-        )
+        at = self._run.scheme.batches_before(step) + number
+        local = [loader.batch(at) for loader in self._loaders]  # All have as many lanes, so their rows are the same.
+        _check_labels(local[0].labels, self._run.task.labels)
+        self._batch.start(step, local[0].first_row, len(local[0].images), part=number)
+        self._real = self._samples(local)
         return self._real
+
+    def _samples(self, local: Sequence[LocalBatch]) -> Samples:
+        def floats(images: Tensor) -> Tensor:
+            return to_model(self._accelerator.to_device(images), self._run.torch_dtype)
+
+        first, *others = local
+        return Samples(
+            images=floats(first.images),
+            labels=self._accelerator.to_device(first.labels),
+            paired=None if first.paired is None else floats(first.paired),
+            others=tuple(floats(other.images) for other in others),
+        )
 
     def _networks(self) -> tuple[nn.Module, nn.ModuleDict]:
         """Networks whose first weights depend on the seed alone."""
@@ -172,6 +196,16 @@ class Replica:
         means = self._batch.group_means(torch.cat([pixels, pixels.square()], 1))
         first, second = means.mean(0).chunk(2)
         return (second - first.square()).clamp_min(0).sqrt().mean()
+
+
+def _check_labels(labels: Tensor, count: int) -> None:
+    """Raise ValueError unless labels, on the host, are all of 0 .. count - 1; any will do if count is 0."""
+    if count and len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < count:
+        wrong = labels[(labels < 0) | (labels >= count)][0]
+        raise ValueError(
+            f"a sample of the data set has {'no label' if wrong < 0 else f'label {wrong}'}; the task wants labels "
+            f"0 to {count - 1}"
+        )
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from service.components import Component, find, names
 from service.config import Run
 from service.networks import Network
 from service.objectives import Objective
+from service.optimizers import Optimizer
 from service.recipe import DEFAULT_RECIPE, recipes
 from service.schemes import Scheme
 from service.tasks import Task
@@ -21,6 +22,7 @@ _FAMILIES: dict[str, type[Component]] = {
     "task": Task,
     "objective": Objective,
     "scheme": Scheme,
+    "optimizer": Optimizer,
 }
 
 
@@ -28,6 +30,7 @@ def text(usage: str) -> str:
     """The whole help, with the command line's usage."""
     from pipelines.sources import Source
     from service.balances import Balance
+    from service.regularizers import Regularizer
 
     lines = ["Trains a GAN recipe on any number of replicas, with the same result on all of them.", ""]
     lines += [f"usage: {usage}", "", f"recipes (default: {DEFAULT_RECIPE}):"]
@@ -38,6 +41,7 @@ def text(usage: str) -> str:
     families: dict[str, tuple[str, type[Component]]] = {
         **{key: (f"service.{key}s", base) for key, base in _FAMILIES.items()},
         "scheme.balance": ("service.balances", Balance),
+        "regularizers": ("service.regularizers", Regularizer),
         "data.source": ("pipelines.sources", Source),
     }
     for key, (package, base) in families.items():

@@ -23,7 +23,7 @@ from pipelines.storage import Location, join
 from service import best, checkpoints
 from service.accelerators.torch_distributed import TorchDistributed
 from service.checkpoints import State
-from service.config import Run, from_tree
+from service.config import DataSet, Run, from_tree
 from service.divergence import Diverged
 from service.journal import Journal
 from service.loop import train
@@ -39,7 +39,6 @@ class Job:
     """What the driver tells every replica."""
 
     run: dict[str, Any]
-    data: str
     folder: str
     tracking_uri: str
     tracking_run: str
@@ -81,22 +80,24 @@ def set_up(job: Job) -> tuple[Run, TorchDistributed, Replica]:
     if device.type == "cpu":  # Ray says by this variable how many of the machine's CPUs are this replica's.
         torch.set_num_threads(max(1, int(os.environ.get("OMP_NUM_THREADS", "1"))))
     accelerator = TorchDistributed(device)
-    return run, accelerator, Replica(run, accelerator, _loader(run, job, accelerator))
+    sets = [run.data, *run.data.domains]
+    return run, accelerator, Replica(run, accelerator, *(_loader(run, data, job, accelerator) for data in sets))
 
 
-def _loader(run: Run, job: Job, accelerator: TorchDistributed) -> Loader:
+def _loader(run: Run, data: DataSet, job: Job, accelerator: TorchDistributed) -> Loader:
+    assert data.shards is not None  # The driver has found them.
     options = run.loader
     return open_loader(
-        Location.of(job.data),
+        Location.of(data.shards),
         run.data.transform,
         run.batch.size,
         run.seed,
         accelerator.rank,
         accelerator.world_size,
-        version=run.data.version,
+        version=data.version,
         cache=DiskCache(Path(options.cache).expanduser(), options.cache_bytes) if options.cache else None,
         reading=Reading(
-            memory_bytes=options.memory_bytes,
+            memory_bytes=options.memory_bytes // run.task.data_sets,
             decode_threads=options.decode_threads or torch.get_num_threads(),
             pinned=accelerator.device.type == "cuda",
             damaged=run.data.damaged,

@@ -11,9 +11,12 @@ from pathlib import Path
 
 import lmdb
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from pipelines.shards import Images
+from pipelines.sources.digits import Digits
+from pipelines.sources.pairs import Pairs
 
 RANDOM = np.random.default_rng(0)
 
@@ -63,3 +66,23 @@ def bedrooms(folder: Path, count: int, size: tuple[int, int] = (48, 40), kind: s
     values = {f"{at * 2654435761 % 2**32:040x}": encoded(kind, size) for at in range(count)}
     write_lmdb(folder, values)
     return dict(sorted(values.items()))
+
+
+def pairs(folder: Path, count: int = 24, side: int = 32) -> Pairs:
+    """Blurred noise, and beside it its negative."""
+    folder.mkdir(parents=True)
+    for number in range(count):
+        noise = np.random.default_rng(number).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+        left = np.asarray(Image.fromarray(noise).resize((side, side)))
+        Image.fromarray(np.concatenate([left, 255 - left], 1)).save(folder / f"{number:03}.png")
+    return Pairs(uri=str(folder))
+
+
+class FewKinds(Digits):
+    """The bundled digits, by what is left of them after a division."""
+
+    kinds: int
+
+    def arrays(self) -> tuple[Images, NDArray[np.integer]]:
+        images, labels = super().arrays()
+        return images, labels % self.kinds

@@ -53,7 +53,7 @@ def test_a_data_set_is_ingested_inspected_verified_and_appended_to(tmp_path: Pat
     assert all(text in out for text in ("pictures in photos", "80, decoded, 16x16x3", "cats, dogs", "bicubic"))
     sheet = Image.open(tmp_path / "contact-sheet.png")
     loader = open_loader(Location.of(str(tmp_path / "shards")), Transform(size=16, resample="bicubic"), 1, 0)
-    assert sheet.tobytes() == grid(loader.some(64)).tobytes()
+    assert sheet.tobytes() == grid(loader.some(64).images).tobytes()
     assert len(set(sheet.getdata())) > 1000
     code, out, err = pipelines("verify", str(tmp_path / "shards"), cwd=tmp_path)
     assert (code, err) == (0, "")

@@ -91,12 +91,12 @@ def test_some_images_are_always_the_same(numbers: tuple[Location, Images]) -> No
     folder, images = numbers
     loader = open_loader(folder, GREY, 64, 0)
     for count in (1, 64, 500, 2048, 3000):
-        some = loader.some(count)
+        some = loader.some(count).images
         assert some.shape == (min(count, 2048), 1, 28, 28)
         found = identities(images, [LocalBatch(0, some, None, torch.empty(0))])
         assert len(set(found)) == len(found)
-        assert torch.equal(some, loader.some(count))
-    spread = identities(images, [LocalBatch(0, loader.some(64), None, torch.empty(0))])
+        assert torch.equal(some, loader.some(count).images)
+    spread = identities(images, [loader.some(64)])
     assert min(spread) < 100
     assert max(spread) > 1900
 
@@ -299,7 +299,7 @@ def test_damaged_blocks_are_replaced_if_so_wished_alike_on_any_number_of_replica
         assert torch.equal(torch.cat([part.batch(step).images for part in parts]), batch)
         other += int((batch != expected).flatten(1).any(1).sum())
         identities(images, [LocalBatch(0, batch, None, torch.empty(0))])  # All are images of the data set.
-    assert len(whole.some(2048)) < 2048  # What is damaged is left out.
+    assert len(whole.some(2048).images) < 2048  # What is damaged is left out.
     lost = sum(rows for _, rows in told)
     assert all("shard-00001-00002.arrow is damaged" in what for what, _ in told)
     assert lost == (8 if damage == "flipped" else 450)  # A block has eight rows here.

@@ -14,7 +14,9 @@ from service.layers import follow_global_batch
 from service.networks import ImageShape
 from service.networks.dcgan import DCGAN
 from service.objectives.bce import BinaryCrossEntropy
-from service.schemes import Adam, Parts
+from service.optimizers.adam import Adam
+from service.pool import Pools
+from service.schemes import Parts
 from service.schemes.joint import Joint
 from service.tasks import Samples
 from service.tasks.unconditional import Unconditional
@@ -89,6 +91,7 @@ def parts_of(shards: int) -> Parts:
         generator=generator,
         critics=critics,
         batch=batch,
+        pools=Pools(0, batch),
         accelerator=accelerator,
     )
 

@@ -21,7 +21,8 @@ from tests.test_replicas import SCHEMES, build
 
 def spoil(replica: Replica, bad_step: int) -> None:
     """Makes one pixel of the replica's real images not a number at `bad_step`."""
-    read = replica._loader.batch
+    loader = replica._loaders[0]
+    read = loader.batch
 
     def batch(step: int) -> LocalBatch:
         local = read(step)
@@ -30,7 +31,7 @@ def spoil(replica: Replica, bad_step: int) -> None:
             images[0, 0, 0, 0] = math.nan
         return local._replace(images=images)
 
-    replica._loader.batch = batch  # type: ignore[method-assign]
+    loader.batch = batch  # type: ignore[method-assign]
 
 
 def spoiled(rank: int, world_size: int, data: str, name: str, bad_step: int) -> tuple[Diverged | None, bool]:

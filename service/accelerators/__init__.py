@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any, Protocol
+from collections.abc import Mapping
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -26,15 +26,11 @@ class Accelerator(Protocol):
     rank: int
     world_size: int
     collective: Collective
+    #: Whether optimizers that update all parameters in one kernel are there.
+    fused: bool
 
     def wrap(self, loss: nn.Module) -> nn.Module:
         """`loss`, whose parameters' gradients will be averaged over the replicas."""
-        ...
-
-    def adam(
-        self, parameters: Iterable[dict[str, Any]], learning_rate: float, betas: tuple[float, float], eps: float
-    ) -> torch.optim.Optimizer:
-        """The device's fastest Adam, over groups of parameters as torch's optimizers take them."""
         ...
 
     def step(self, optimizer: torch.optim.Optimizer, skip: Tensor) -> None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 import torch
 import torch.distributed as dist
@@ -16,6 +15,8 @@ from service.collectives import Collective, OneReplica, ProcessGroup
 
 class TorchDistributed:
     """The calling process as a replica. Its process group, if there is more than one, must stand."""
+
+    fused = True
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -35,15 +36,15 @@ class TorchDistributed:
             loss, device_ids=devices, forward_sync_buffers=False, gradient_as_bucket_view=True
         )
 
-    def adam(
-        self, parameters: Iterable[dict[str, Any]], learning_rate: float, betas: tuple[float, float], eps: float
-    ) -> torch.optim.Optimizer:
-        return torch.optim.Adam(parameters, lr=learning_rate, betas=betas, eps=eps, fused=True)
-
     def step(self, optimizer: torch.optim.Optimizer, skip: Tensor) -> None:
-        # Fused optimizers read these two on the device: it is how torch's GradScaler skips a step.
-        optimizer.grad_scale = None  # type: ignore[attr-defined]
-        optimizer.found_inf = skip  # type: ignore[attr-defined]
+        if optimizer.defaults.get("fused"):
+            # Fused optimizers read these two on the device: it is how torch's GradScaler skips a step.
+            optimizer.grad_scale = None  # type: ignore[attr-defined]
+            optimizer.found_inf = skip  # type: ignore[attr-defined]
+        else:
+            for group in optimizer.param_groups:
+                for parameter in group["params"]:
+                    parameter.grad = torch.where(skip > 0, 0, parameter.grad)
         optimizer.step()
 
     def to_device(self, host: Tensor) -> Tensor:

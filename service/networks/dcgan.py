@@ -9,6 +9,7 @@ from torch import nn
 
 from service.blocks import Reshape, UpsampleConv, initialise_dcgan
 from service.networks import ImageShape, LatentNetwork
+from service.patches import PatchCritic
 
 
 class DCGAN(LatentNetwork):
@@ -23,6 +24,8 @@ class DCGAN(LatentNetwork):
     #: Batch norm after all but the critic's first stage. Where the last stage leaves a single pixel it takes
     #: the mean logit of every pass away, and with it all that tells real images from generated ones.
     critic_batch_norm: bool = True
+    #: Whether the critic judges every patch of its last stage, and not the image as a whole.
+    patches: bool = False
     dropout: float = 0.25
     #: The notebook writes ``BatchNorm2d(n, 0.8)``: 0.8 is the epsilon there, whatever was meant.
     batch_norm_eps: float = 0.8
@@ -66,6 +69,9 @@ class DCGAN(LatentNetwork):
             layers.append(nn.Dropout2d(self.dropout))
             if self.critic_batch_norm and index > 0:
                 layers.append(nn.BatchNorm2d(fan_out, self.batch_norm_eps))
+        if self.patches:
+            last = nn.Conv2d(widths[-1], 1, 3, padding=1, bias=False)
+            return PatchCritic(nn.Sequential(*layers), last, widths[-1], heads).apply(initialise_dcgan)
         factor = 2**self.critic_stages
         features = widths[-1] * (image.height // factor) * (image.width // factor)
         return nn.Sequential(*layers, nn.Flatten(), nn.Linear(features, 1 + heads)).apply(initialise_dcgan)

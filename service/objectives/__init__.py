@@ -36,6 +36,8 @@ class Objective(Component):
     non_negative: ClassVar[bool] = True
     #: Whether the generator's loss looks at real samples too.
     relative: ClassVar[bool] = False
+    #: How many outputs of a critic it needs at least.
+    least_outputs: ClassVar[int] = 1
     #: What its author multiplies the sum of the critic's two terms by.
     critic_factor: ClassVar[float] = 1.0
 

@@ -25,6 +25,7 @@ class SimCosine(Objective):
     """
 
     relative: ClassVar[bool] = True
+    least_outputs: ClassVar[int] = 2
     trains: Literal["both", "generator", "critic"] = "both"
     per_kind: bool = True
     margin: float = 0.0

@@ -5,10 +5,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from service.accelerators import Accelerator
@@ -17,22 +15,10 @@ from service.components import Component
 from service.divergence import Divergence
 from service.networks import ImageShape, Network
 from service.objectives import Objective
+from service.optimizers import Optimizer
+from service.pool import Pools
 from service.regularizers import Regularizer
 from service.tasks import Samples, Task
-
-Share = Annotated[float, Field(ge=0, lt=1)]
-
-
-class Adam(BaseModel):
-    """Adam's options; the defaults are SelfGAN's."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    learning_rate: float = Field(2e-4, gt=0)
-    critic_learning_rate: float | None = Field(None, gt=0, description="[default: learning_rate]")
-    betas: tuple[Share, Share] = (0.5, 0.999)
-    eps: float = Field(1e-8, gt=0)
-
 
 #: Number -> this replica's rows of that batch of real samples, opened as the part of the step it is read for.
 Read = Callable[[int], Samples]
@@ -46,19 +32,20 @@ class Parts:
     task: Task
     objective: Objective
     regularizers: tuple[Regularizer, ...]
-    optimizer: Adam
+    optimizer: Optimizer
     image: ImageShape
     generator: nn.Module
     critics: nn.ModuleDict
     batch: GlobalBatch
+    pools: Pools
     accelerator: Accelerator
 
-    def adam(self, *modules: nn.Module) -> torch.optim.Optimizer:
+    def optimizer_of(self, *modules: nn.Module) -> torch.optim.Optimizer:
         """One optimizer over all parameters of the modules; critics may have a learning rate of their own."""
         options = self.optimizer
         rates = {True: options.critic_learning_rate or options.learning_rate, False: options.learning_rate}
         groups = [{"params": list(module.parameters()), "lr": rates[module is self.critics]} for module in modules]
-        return self.accelerator.adam(groups, options.learning_rate, options.betas, options.eps)
+        return options.build(groups, self.accelerator.fused)
 
     def mend(self) -> None:
         """Let regularizers change the critics' weights before an update."""

@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from typing import Literal
 
 import torch
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from service.components import Component
 from service.divergence import Divergence
 from service.judging import COMPARED, GENERATED, GENERATED_LATER, PENALISED, SHOWN_REAL, judge, share
 from service.objectives import Objective
@@ -20,8 +19,10 @@ from service.tasks import Samples, View
 _TERMS = ("generator", "real", "fake")
 
 
-class MoreAtFirst(Component):
+class MoreAtFirst(BaseModel):
     """More critic steps while the critic is new: WGAN's author takes 100 in the first 25 steps and each 500th."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     critic_steps: int = Field(100, ge=1)
     steps: int = Field(25, ge=0)
@@ -74,7 +75,10 @@ class AlternatingStepper(Stepper):
         self._scheme, self._parts = scheme, parts
         factor = scheme.critic_factor
         self._factor = parts.objective.critic_factor if factor is None else factor
-        self._generator_optimizer, self._critic_optimizer = parts.adam(parts.generator), parts.adam(parts.critics)
+        self._generator_optimizer, self._critic_optimizer = (
+            parts.optimizer_of(parts.generator),
+            parts.optimizer_of(parts.critics),
+        )
         self.optimizers = {"generator": self._generator_optimizer, "critic": self._critic_optimizer}
         task = parts.task
         heads = (*task.fake_head_terms, *task.real_head_terms)
@@ -96,7 +100,7 @@ class AlternatingStepper(Stepper):
                 real, draw = read(number), self._draw()
                 with torch.no_grad():
                     views = parts.task.make(parts.generator, draw, real).views
-                critic = self._critic(step, real, draw, views)
+                critic = self._critic(step, real, draw, parts.pools.through(views))
                 self._update_critic(critic)
             with parts.batch.passes(parts.batch.own_rows, first=GENERATED_LATER):
                 generator, views = self._generator(real, self._draw(), GENERATED_LATER)
@@ -104,9 +108,10 @@ class AlternatingStepper(Stepper):
         else:
             real, draw = read(0), self._draw()
             generator, views = self._generator(real, draw, GENERATED)
+            shown = parts.pools.through(views)
             if order == "generator_first":
                 self._update_generator(generator)
-            critic = self._critic(step, real, draw, views)
+            critic = self._critic(step, real, draw, shown)
             if order == "simultaneous":
                 self._update_generator(generator)
             self._update_critic(critic)

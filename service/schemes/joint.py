@@ -49,7 +49,7 @@ class JointStepper(Stepper):
     def __init__(self, scheme: Joint, parts: Parts) -> None:
         self._scheme, self._parts = scheme, parts
         self._loss = parts.accelerator.wrap(_JointLoss(scheme, parts))
-        self._optimizer = parts.adam(parts.generator, parts.critics)
+        self._optimizer = parts.optimizer_of(parts.generator, parts.critics)
         self.optimizers = {"joint": self._optimizer}
         self.divergence = Divergence((*TERMS, *_others(parts)), parts.batch.device)
         self._rows: Tensor | None = None
@@ -70,9 +70,8 @@ class JointStepper(Stepper):
         means = losses.detach().mean((0, 2))
         skip = self.divergence.watch(torch.cat([means, others.mean(1)]), batch.step)
         parts.accelerator.step(self._optimizer, skip)
-        self._previous = {game: view.detached() for game, view in made.items()}
-        self._rows = batch.own_rows
-        self.fakes = next(iter(self._previous.values())).images
+        self._previous, self._rows = parts.pools.through(made), batch.own_rows
+        self.fakes = next(iter(made.values())).images.detach()
         metrics = {"loss/joint": loss.detach()}
         metrics |= {f"loss/{term}": mean for term, mean in zip(TERMS, means, strict=True)}
         metrics |= {f"loss/{name}": other.mean() for name, other in zip(_others(parts), others, strict=True)}

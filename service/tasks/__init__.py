@@ -24,11 +24,13 @@ class Samples(NamedTuple):
         images: (N, C, H, W) in [-1, 1].
         labels: (N,) int64, negative where there is none.
         paired: the images' partners, likewise, if the data set has pairs.
+        others: images of the further domains of the data, likewise.
     """
 
     images: Tensor
     labels: Tensor
     paired: Tensor | None = None
+    others: tuple[Tensor, ...] = ()
 
 
 class View(NamedTuple):
@@ -67,6 +69,14 @@ class Task(Component):
     #: The games' names.
     games: ClassVar[tuple[str, ...]] = ("image",)
 
+    #: Whether the data set must hold pairs.
+    needs_pairs: ClassVar[bool] = False
+    #: Whether images are made of images, which examples then are.
+    translates: ClassVar[bool] = False
+    #: How many data sets it takes, each of one domain.
+    data_sets: ClassVar[int] = 1
+    #: How many generated images each critic's fakes are drawn of; 0 shows them as they come.
+    pool: ClassVar[int] = 0
     #: The names of the terms that `make` adds, and of those that `head_terms` makes of fake and of real samples.
     terms: ClassVar[tuple[str, ...]] = ()
     fake_head_terms: ClassVar[tuple[str, ...]] = ()
@@ -75,6 +85,11 @@ class Task(Component):
     @property
     def heads(self) -> int:
         """What the first game's critic says of an image beside its logits: so many numbers."""
+        return 0
+
+    @property
+    def labels(self) -> int:
+        """How many labels the data set must have, 0 .. labels - 1; none, if it is 0."""
         return 0
 
     @abstractmethod
@@ -108,12 +123,40 @@ class Task(Component):
         return {}
 
     @abstractmethod
-    def examples(self, network: Network, seed: int, count: int, device: torch.device) -> dict[str, Tensor]:
-        """The same `count` inputs whenever `seed` is the same, anywhere: for samples and for users."""
+    def examples(
+        self, network: Network, seed: int, count: int, device: torch.device, real: Samples | None = None
+    ) -> dict[str, Tensor]:
+        """The same `count` inputs whenever `seed` is the same, anywhere: for samples and for users.
+
+        Args:
+            real: `count` samples, which a task that makes images of images takes instead.
+        """
+
+    def translation(self, source: Tensor) -> dict[str, Tensor]:
+        """Of images that a user has, the inputs to translate them; for tasks that make images of images."""
+        return {"source": source}
 
     @abstractmethod
     def images(self, generator: nn.Module, examples: Mapping[str, Tensor]) -> Tensor:
         """The images that the generator makes of such inputs."""
+
+    def target(self, real: Samples) -> Tensor:
+        """Of real samples, the images that generated ones should be like."""
+        return real.images
+
+    def shown(self, examples: Mapping[str, Tensor], made: Tensor) -> Tensor:
+        """What a person should see of examples, and the images made of them."""
+        return made
+
+
+def distance(values: Tensor, others: Tensor) -> Tensor:
+    """(N,), the mean absolute difference of each sample's values."""
+    return (values - others).abs().flatten(1).mean(1)
+
+
+def one_hot(labels: Tensor, count: int, dtype: torch.dtype) -> Tensor:
+    """(N,) labels -> (N, count), without a look at their values."""
+    return (labels[:, None] == torch.arange(count, device=labels.device)).to(dtype)
 
 
 def latent_network(network: Network) -> LatentNetwork:

@@ -32,7 +32,9 @@ class Unconditional(Task):
     def seen(self, real: Samples) -> Mapping[str, View]:
         return {"image": View(real.images)}
 
-    def examples(self, network: Network, seed: int, count: int, device: torch.device) -> dict[str, Tensor]:
+    def examples(
+        self, network: Network, seed: int, count: int, device: torch.device, real: Samples | None = None
+    ) -> dict[str, Tensor]:
         return {"latents": example_latents(network, seed, count, device)}
 
     def images(self, generator: nn.Module, examples: Mapping[str, Tensor]) -> Tensor:

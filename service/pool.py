@@ -1,0 +1,69 @@
+"""Pools: a critic's fakes are drawn of what was generated before (Shrivastava et al. 2017, arXiv:1612.07828).
+
+CycleGAN's form: while there is room, an image goes in and is shown; later it is shown, or, as a coin falls, goes
+in for an older one, which is shown in its place. The images of a batch pass one after the other, wherever they
+were made, so that a pool is the same on every replica.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from service.batch import GlobalBatch
+from service.tasks import View
+
+
+class Pools:
+    """One pool for each game.
+
+    Args:
+        size: images in each; none if it is 0, and every image is shown as it comes.
+        batch: of the run.
+    """
+
+    def __init__(self, size: int, batch: GlobalBatch) -> None:
+        self._size, self._batch = size, batch
+        self._images: dict[str, Tensor] = {}
+        self._filled = 0
+
+    def through(self, views: Mapping[str, View]) -> dict[str, View]:
+        """What to show in place of newly generated images, detached."""
+        detached = {game: view.detached() for game, view in views.items()}
+        if not self._size:
+            return detached
+        filled, batch = self._filled, self._batch
+        shown = {}
+        for game, view in detached.items():
+            images = batch.gather(view.images, batch.own_rows)
+            if game not in self._images:
+                self._images[game] = images.new_zeros((self._size, *images.shape[1:]))
+            drawn = batch.uniform(f"pool {game}", 2, batch.all_rows())
+            self._filled = filled  # All pools fill up alike.
+            out = [self._pass(self._images[game], image, draw) for image, draw in zip(images, drawn, strict=True)]
+            shown[game] = View(torch.stack(out)[batch.own_rows])
+        return shown
+
+    def _pass(self, pool: Tensor, image: Tensor, drawn: Tensor) -> Tensor:
+        """What to show for one image, of which `drawn` are two values uniform on [0, 1)."""
+        if self._filled < self._size:
+            pool[self._filled] = image
+            self._filled += 1
+            return image
+        slot = (drawn[1:] * self._size).long()
+        old, swap = pool.index_select(0, slot)[0], drawn[0] >= 0.5
+        pool.index_copy_(0, slot, torch.where(swap, image, old)[None])
+        return torch.where(swap, old, image)
+
+    def state(self) -> dict[str, Tensor]:
+        """What continues, the same on every replica."""
+        return {f"pool.{game}": images[: self._filled] for game, images in self._images.items()}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from `state`."""
+        for key, images in state.items():
+            self._filled = len(images)
+            room = images.new_zeros((self._size - len(images), *images.shape[1:]))
+            self._images[key.removeprefix("pool.")] = torch.cat([images, room])

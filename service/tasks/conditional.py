@@ -1,0 +1,78 @@
+"""Images of a class (Mirza and Osindero 2014, arXiv:1411.1784): both networks are told which."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from service.batch import GlobalBatch
+from service.networks import ImageShape, Network
+from service.tasks import Made, Samples, Task, View, latent_network, one_hot
+from service.tasks.unconditional import example_latents
+
+
+class Conditional(Task):
+    """Latents and a class, drawn evenly; labels of real images are the data set's.
+
+    The generator is given the class beside its latents, the critic as one more channel of the image: a learnt
+    plane for each class.
+    """
+
+    classes: int = Field(10, ge=2)
+
+    @property
+    def labels(self) -> int:
+        return self.classes
+
+    def check(self, network: Network, image: ImageShape) -> None:
+        latent_network(network).check(image)
+
+    def build(self, network: Network, image: ImageShape) -> tuple[nn.Module, nn.ModuleDict]:
+        latents = latent_network(network)
+        generator = latents.generator(image, latents.latent_dim + self.classes)
+        critic = latents.critic(image._replace(channels=image.channels + 1))
+        return generator, nn.ModuleDict({"image": _ToldCritic(critic, self.classes, image)})
+
+    def draw(self, network: Network, batch: GlobalBatch) -> dict[str, Tensor]:
+        classes = (batch.uniform("classes", 1)[:, 0] * self.classes).long()
+        return {
+            "latents": batch.normal("latents", latent_network(network).latent_dim),
+            "classes": one_hot(classes, self.classes, batch.dtype),
+        }
+
+    def make(self, generator: nn.Module, draw: Mapping[str, Tensor], real: Samples) -> Made:
+        return Made({"image": View(self.images(generator, draw), draw["classes"], draw["classes"])}, {})
+
+    def seen(self, real: Samples) -> Mapping[str, View]:
+        classes = one_hot(real.labels, self.classes, real.images.dtype)
+        return {"image": View(real.images, classes, classes)}
+
+    def examples(
+        self, network: Network, seed: int, count: int, device: torch.device, real: Samples | None = None
+    ) -> dict[str, Tensor]:
+        """Every class in turn, with the same latents for one of each."""
+        of = torch.arange(count, device=device)
+        rounds = -(-count // self.classes)
+        latents = example_latents(network, seed, rounds, device)[of // self.classes]
+        return {"latents": latents, "classes": one_hot(of % self.classes, self.classes, latents.dtype)}
+
+    def images(self, generator: nn.Module, examples: Mapping[str, Tensor]) -> Tensor:
+        made: Tensor = generator(torch.cat([examples["latents"], examples["classes"]], 1))
+        return made
+
+
+class _ToldCritic(nn.Module):
+    """A critic that sees the class as a plane beside the image."""
+
+    def __init__(self, critic: nn.Module, classes: int, image: ImageShape) -> None:
+        super().__init__()
+        self.critic = critic
+        self.planes = nn.Linear(classes, image.height * image.width, bias=False)
+
+    def forward(self, images: Tensor, classes: Tensor) -> Tensor:
+        plane = self.planes(classes).view(len(images), 1, *images.shape[2:])
+        logits: Tensor = self.critic(torch.cat([images, plane], 1))
+        return logits
