@@ -121,7 +121,7 @@ def one_replica(digits: Location) -> dict[str, dict[str, Tensor]]:
 
 
 def compare(
-    count: int, steps: int, found: dict[str, dict[str, Tensor]], expected: dict[str, dict[str, Tensor]]
+    count: int, steps: int, found: dict[str, dict[str, Tensor]], expected: dict[str, dict[str, Tensor]], limit: float
 ) -> None:
     for name in expected:
         apart, worst = whole_distance(found[name], expected[name]), distance(found[name], expected[name])
