@@ -43,6 +43,17 @@ class Reshape(nn.Module):
         return x.view(len(x), *self.shape)
 
 
+class GaussianNoise(nn.Module):
+    """Adds N(0, deviation^2) in training, less and less of it; which step it is, `service.layers` knows."""
+
+    def __init__(self, deviation: float, steps: int) -> None:
+        super().__init__()
+        self.deviation, self.steps = deviation, steps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.deviation * torch.randn_like(x) if self.training else x
+
+
 def initialise_dcgan(module: nn.Module) -> None:
     """DCGAN's start, for `Module.apply`: N(0, 0.02) for convolutions, N(1, 0.02) and 0 for batch norms.
 

@@ -21,6 +21,8 @@ from torch import Tensor
 _NETWORKS, _ROWS, _SHARED = "networks.safetensors", "rows.safetensors", "shared.safetensors"
 _OPTIMIZERS, _STATE = "optimizers.pt", "state.json"
 FORMAT = 2
+#: The name among networks of the generator's average.
+AVERAGE = "average"
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class State:
     """A run after `step` steps, on the host.
 
     Attributes:
-        networks: tensors by ``generator.*`` and ``critic.*``.
+        networks: tensors by ``generator.*``, ``critic.*`` and, where there is one, ``average.*``.
         optimizers: their state dicts by name.
         rows: (batch size, ...) tensors by name.
         shared: tensors that are the same on every replica, such as pools, by name.
@@ -97,7 +99,8 @@ def load(folder: Path, identity: Mapping[str, str] | None = None) -> State:
 
 def network_weights(state: State, part: str) -> dict[str, Tensor]:
     """One network's tensors, by the names of its own state dict."""
-    return {name.removeprefix(f"{part}."): value for name, value in state.networks.items() if name.startswith(part)}
+    own = f"{part}."
+    return {name.removeprefix(own): value for name, value in state.networks.items() if name.startswith(own)}
 
 
 def _contiguous(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

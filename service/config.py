@@ -17,6 +17,7 @@ from pipelines.images import Transform
 from pipelines.plan import SKIP_LIMIT
 from pipelines.sources import Source
 from service.components import Component, ConfigError, name_of, nearest, resolve
+from service.ema import Ema
 from service.networks import ImageShape, Network
 from service.objectives import Objective
 from service.optimizers import Optimizer
@@ -133,6 +134,7 @@ class Run(_Options):
     optimizer: Annotated[Optimizer, *_of("service.optimizers", Optimizer, "adam")] = Field(
         "adam", validate_default=True
     )
+    ema: Ema | None = Field(None, description="average the generator's weights: {} or {decay: 0.999}")
     logging: Logging = Logging()
     checkpoints: Checkpoints = Checkpoints()
     replicas: int = Field(1, ge=1, description="how many processes train; the result is the same")

@@ -1,4 +1,4 @@
-"""Layers that follow the global batch: batch norm over all replicas, dropout keyed by row.
+"""Layers that follow the global batch: batch norm over all replicas, dropout and noise keyed by row.
 
 Networks are plain torch modules. `follow_global_batch` exchanges the layers that look at the batch, or draw
 noise, in the way of `nn.SyncBatchNorm.convert_sync_batchnorm`; parameters, buffers and their names stay, so
@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
 from service.batch import GlobalBatch
+from service.blocks import GaussianNoise
 
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 _ELEMENT_DROPOUTS = (nn.Dropout,)
@@ -26,6 +27,8 @@ def follow_global_batch(module: nn.Module, batch: GlobalBatch, name: str) -> nn.
         return GlobalBatchNorm(module, batch)
     if isinstance(module, _ELEMENT_DROPOUTS + _CHANNEL_DROPOUTS):
         return KeyedDropout(module, batch, name)
+    if isinstance(module, GaussianNoise):
+        return KeyedNoise(module, batch, name)
     if isinstance(module, _BatchNorm | _DropoutNd | nn.SyncBatchNorm):
         raise TypeError(f"{name}: {type(module).__name__} would see this replica's rows alone; teach service.layers it")
     for child_name, child in module.named_children():
@@ -113,6 +116,20 @@ class KeyedDropout(nn.Module):
         mask = (drawn >= self.p).to(x.dtype) / (1.0 - self.p)
         mask = mask.view(len(x), *shape)
         return x * (_channels(mask, x) if self.whole_channels else mask)
+
+
+class KeyedNoise(nn.Module):
+    """Normal noise keyed by (seed, step, layer, row), whose deviation falls to 0 in a straight line."""
+
+    def __init__(self, plain: GaussianNoise, batch: GlobalBatch, name: str) -> None:
+        super().__init__()
+        self.deviation, self.steps, self.name, self.batch = plain.deviation, plain.steps, name, batch
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return x
+        left = (1 - self.batch.step / self.steps).clamp_min(0).to(x.dtype)
+        return x + self.deviation * left * self.batch.normal(self.name, x.shape[1:].numel()).view_as(x)
 
 
 def _channels(values: Tensor, like: Tensor) -> Tensor:

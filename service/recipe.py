@@ -141,7 +141,7 @@ def _apply(tree: dict[str, Any], path: str, value: Any) -> None:
     *parents, last = path.split(".")
     place = tree
     for parent in parents:
-        inner = place.get(parent, {})
+        inner = place.get(parent) or {}
         if isinstance(inner, str):
             inner = {"name": inner}
         elif not isinstance(inner, dict):

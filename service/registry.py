@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 
 from safetensors.torch import save_file
 
-from service.checkpoints import State, network_weights
+from service.checkpoints import AVERAGE, State, network_weights
 from service.config import Run, dump
 from service.tracking import failing_clearly
 
@@ -54,7 +54,7 @@ def register(run: Run, state: State, uri: str, run_id: str) -> str:
     signature = ModelSignature(inputs=images if run.task.translates else numbers, outputs=images)
     with TemporaryDirectory() as folder:
         weights, description = Path(folder, "generator.safetensors"), Path(folder, "description.json")
-        save_file(network_weights(state, "generator"), weights)
+        save_file(network_weights(state, AVERAGE if run.ema else "generator"), weights)
         description.write_text(
             json.dumps({"network": described["network"], "task": described["task"], "image": list(image)})
         )

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from pipelines.loader import Loader, LocalBatch
 from service.accelerators import Accelerator
 from service.batch import GlobalBatch
-from service.checkpoints import State, network_weights
+from service.checkpoints import AVERAGE, State, network_weights
 from service.config import Run, dump
 from service.divergence import Diverged
+from service.ema import Average
 from service.layers import follow_global_batch
 from service.pixels import to_image, to_model
 from service.pool import Pools
@@ -55,6 +56,7 @@ class Replica:
             accelerator=accelerator,
         )
         self._stepper = run.scheme.stepper(self._parts)
+        self._average = Average(run.ema, self.generator, self._batch) if run.ema else None
 
     @property
     def identity(self) -> dict[str, str]:
@@ -63,7 +65,10 @@ class Replica:
 
     def step(self, step: int) -> dict[str, Tensor]:
         """Train on the batch of `step`; returns batch-global losses and weights, on the device."""
-        return self._stepper.step(step, lambda number: self._open(step, number))
+        metrics = self._stepper.step(step, lambda number: self._open(step, number))
+        if self._average:
+            self._average.follow(step)
+        return metrics
 
     def diversity(self) -> Tensor:
         """How much the last step's images differ among themselves, as a share of how much the real ones do.
@@ -96,11 +101,11 @@ class Replica:
         run, task = self._run, self._run.task
         real = self._samples([loader.some(count) for loader in self._loaders]) if task.translates else None
         examples = task.examples(run.network, seed, count, self._accelerator.device, real)
-        made = []
-        with evaluating(self.generator):
+        made, generator = [], self._average.network if self._average else self.generator
+        with evaluating(generator):
             for start in range(0, len(next(iter(examples.values()))), _AT_ONCE):
                 part = {name: values[start : start + _AT_ONCE].to(run.torch_dtype) for name, values in examples.items()}
-                images = task.images(self.generator, part)
+                images = task.images(generator, part)
                 made.append(to_image(task.shown(part, images) if shown else images))
         return torch.cat(made)
 
@@ -114,12 +119,11 @@ class Replica:
     def state(self, step: int) -> State:
         """Everything that continues, after `step` steps. All replicas take part; waits for the device."""
         rows = {name: self._batch.gather(values, at) for name, (at, values) in self._stepper.row_state().items()}
-        networks = {"generator": self.generator, "critic": self.critics}
         return State(
             step=step,
             networks={
                 f"{part}.{name}": value.detach().cpu().clone()
-                for part, network in networks.items()
+                for part, network in self._continuing().items()
                 for name, value in network.state_dict().items()
             },
             optimizers={name: optimizer.state_dict() for name, optimizer in self._stepper.optimizers.items()},
@@ -138,8 +142,8 @@ class Replica:
         last = max(state.step - 1, 0)  # The rows that are kept are those of the last step.
         if self._accelerator.world_size > 1:
             self.step(last)
-        self.generator.load_state_dict(network_weights(state, "generator"))
-        self.critics.load_state_dict(network_weights(state, "critic"))
+        for part, network in self._continuing().items():
+            network.load_state_dict(network_weights(state, part))
         for name, optimizer in self._stepper.optimizers.items():
             optimizer.load_state_dict(state.optimizers[name])
         self._open(last, self._run.scheme.batches(last) - 1)
@@ -156,6 +160,11 @@ class Replica:
         """Stop reading ahead."""
         for loader in self._loaders:
             loader.close()
+
+    def _continuing(self) -> dict[str, nn.Module]:
+        """The networks of a checkpoint, by name."""
+        average = {AVERAGE: self._average.network} if self._average else {}
+        return {"generator": self.generator, "critic": self.critics, **average}
 
     def _open(self, step: int, number: int) -> Samples:
         """Read the batch of that number of a step's, as the part of the step that it is for."""

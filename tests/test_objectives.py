@@ -263,7 +263,7 @@ def test_spectral_norm_divides_by_the_largest_singular_value() -> None:
     torch.manual_seed(0)
     critic = nn.Sequential(nn.Conv2d(3, 5, 3), nn.Flatten(), nn.Linear(20, 4)).double()
     plain = [parameter.detach().clone() for name, parameter in critic.named_parameters() if "weight" in name]
-    resolve("service.regularizers", "spectral_norm", Regularizer).prepare(critic)
+    resolve("service.regularizers", "spectral_norm", Regularizer).prepare(nn.ModuleDict({"image": critic}))
     critic.double()
     for _ in range(200):
         critic(torch.zeros(1, 3, 4, 4, dtype=torch.float64))  # Each call is an iteration.
@@ -276,5 +276,7 @@ def test_spectral_norm_divides_by_the_largest_singular_value() -> None:
 
 def test_weights_are_clipped() -> None:
     critic = Critic()
-    resolve("service.regularizers", {"name": "weight_clipping", "limit": 0.02}, Regularizer).mend(critic)
+    resolve("service.regularizers", {"name": "weight_clipping", "limit": 0.02}, Regularizer).mend(
+        nn.ModuleDict({"image": critic})
+    )
     assert math.isclose(float(critic.weight.detach().abs().max()), 0.02)

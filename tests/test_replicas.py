@@ -63,6 +63,9 @@ OTHERS = {
         "batch.size=24", "task=conditional", "objective=sim_cosine", "network.patches=true", "network.critic_stages=2",
         "scheme={name: alternating, order: simultaneous}", "optimizer={name: rmsprop, learning_rate: 1e-3}",
     ],
+    "average, noise": [
+        "batch.size=20", "ema={half_life_images: 100}", "regularizers=[{name: instance_noise, steps: 15}]",
+    ],
     "info, joint": ["batch.size=20", "task={name: info, label_weight: 0.4}"],
 }  # fmt: skip
 

@@ -18,8 +18,8 @@ Judge = Callable[[View], Tensor]
 class Regularizer(Component):
     """Shapes a critic when it is built, adds to its loss, or mends its weights. The default does nothing."""
 
-    def prepare(self, critic: nn.Module) -> None:
-        """Change a new critic."""
+    def prepare(self, critics: nn.ModuleDict) -> None:
+        """Change new critics, which are by game."""
 
     def penalty(self, judge: Judge, fake: View, real: View, batch: GlobalBatch) -> Tensor | None:
         """A weighted loss of the critic's, (N,), beside the adversarial ones; differentiable."""
@@ -29,7 +29,7 @@ class Regularizer(Component):
         """Whether there is a penalty at this step."""
         return True
 
-    def mend(self, critic: nn.Module) -> None:
+    def mend(self, critics: nn.ModuleDict) -> None:
         """Change the weights, before each of the critic's updates."""
 
 

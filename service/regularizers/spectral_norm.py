@@ -17,7 +17,7 @@ class SpectralNorm(Regularizer):
 
     iterations: int = Field(1, ge=1)
 
-    def prepare(self, critic: nn.Module) -> None:
-        for module in list(critic.modules()):
+    def prepare(self, critics: nn.ModuleDict) -> None:
+        for module in list(critics.modules()):
             if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
                 spectral_norm(module, n_power_iterations=self.iterations, eps=1e-12)

@@ -14,7 +14,7 @@ class WeightClipping(Regularizer):
 
     limit: float = Field(0.01, gt=0)
 
-    def mend(self, critic: nn.Module) -> None:
+    def mend(self, critics: nn.ModuleDict) -> None:
         with torch.no_grad():
-            for parameter in critic.parameters():
+            for parameter in critics.parameters():
                 parameter.clamp_(-self.limit, self.limit)
