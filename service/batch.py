@@ -6,11 +6,12 @@ It answers as if the whole batch were on one device.
 A *row* is a sample's number in the global batch. Networks may be shown several sets of samples in one call
 (a critic sees generated, real and previous images): pass p's row r is numbered ``p * size + r``. A *group*
 is what a statistic is taken over: one pass, or one of a recipe's fixed shards of it. A step that reads
-several batches is made of *parts*, whose passes are numbered on.
+several batches is made of *parts*, whose draws have keys of their own.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -19,9 +20,6 @@ from torch import Tensor
 
 from service import randomness
 from service.collectives import Collective
-
-#: Passes of one part of a step; those of the next are numbered from here on.
-PASSES = 8
 
 
 class GlobalBatch:
@@ -57,15 +55,17 @@ class GlobalBatch:
         self.rows = self.own_rows
         self.groups = shards
         self._first_row = 0
-        self._first_pass = 0
         self._first_group = 0
+        self._part = 0
+        self._visits: Counter[tuple[str, int]] = Counter()
 
     def start(self, step: int, first_row: int, count: int, part: int = 0) -> None:
         """Open a part of `step`; this replica holds `count` rows of its batch from `first_row` on."""
         self.step.fill_(step)
         if count != len(self.own_rows) or first_row != self._first_row:
             self.own_rows = torch.arange(first_row, first_row + count, device=self.device)
-        self._first_row, self._first_pass = first_row, part * PASSES
+        self._first_row, self._part = first_row, part
+        self._visits.clear()
         self._show((self.own_rows,), 0)
 
     @contextmanager
@@ -79,7 +79,6 @@ class GlobalBatch:
             self.rows, self.groups, self._first_group = before
 
     def _show(self, rows: Sequence[Tensor], first: int) -> None:
-        first += self._first_pass
         numbered = [part + (first + index) * self.size for index, part in enumerate(rows)]
         self.rows = numbered[0] if len(numbered) == 1 else torch.cat(numbered)
         self.groups = len(rows) * self.shards
@@ -87,7 +86,12 @@ class GlobalBatch:
 
     def all_rows(self, number: int = 0) -> Tensor:
         """(size,) the rows of the whole batch in pass `number`, wherever they are."""
-        return torch.arange(self.size, device=self.device) + (number + self._first_pass) * self.size
+        return torch.arange(self.size, device=self.device) + number * self.size
+
+    def visit(self, layer: str) -> str:
+        """A name for a layer's draws: another one each time that a pass goes through the layer."""
+        self._visits[layer, self._first_group] += 1
+        return f"{layer} {self._visits[layer, self._first_group]}"
 
     def group_means(self, values: Tensor, count_per_row: int = 1) -> Tensor:
         """Batch-global means over each group, one collective for all of them.
@@ -152,7 +156,7 @@ class GlobalBatch:
         return randomness.uniform(self._key(name), self.step, self.rows if rows is None else rows, per_row)
 
     def _key(self, name: str) -> int:
-        return randomness.key_of(self.seed, name)
+        return randomness.key_of(self.seed, f"{name}, part {self._part}" if self._part else name)
 
     def _members(self) -> Tensor:
         """(N, groups, 1), whether the row is of the group.

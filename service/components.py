@@ -76,7 +76,7 @@ def resolve(package: str, value: Any, base: type[C]) -> C:
     """A component from what a recipe says of it: a name, or a mapping with ``name`` and its options."""
     if isinstance(value, base):
         return value
-    options = dict(value) if isinstance(value, Mapping) else {"name": value}
+    options: dict[str, Any] = dict(value) if isinstance(value, Mapping) else {"name": value}
     if not isinstance(options.get("name"), str):
         raise ConfigError(f"{package.rpartition('.')[2]}: a name is missing; known: {', '.join(names(package))}")
     return find(package, options.pop("name"), base)(**options)

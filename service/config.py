@@ -42,6 +42,17 @@ def _of(package: str, base: type[Component], default: str | None = None) -> tupl
     return BeforeValidator(read), SerializeAsAny()  # type: ignore[type-arg]
 
 
+def _several(package: str, value: Any, base: type[Component]) -> tuple[Component, ...]:
+    """Some parts of a family; one may be given without brackets. None may be there twice."""
+    described = value if isinstance(value, list | tuple) else [] if value is None else [value]
+    found = tuple(resolve(package, one, base) for one in described)
+    names = [name_of(one) for one in found]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"{package.rpartition('.')[2]}: {name!r} is there twice")
+    return found
+
+
 class Batch(_Options):
     """The global batch."""
 
@@ -129,7 +140,7 @@ class Run(_Options):
     scheme: Annotated[Scheme, *_of("service.schemes", Scheme)] = Field("joint", validate_default=True)
     regularizers: Annotated[
         tuple[SerializeAsAny[Regularizer], ...],
-        BeforeValidator(lambda values: tuple(resolve("service.regularizers", value, Regularizer) for value in values)),
+        BeforeValidator(lambda value: _several("service.regularizers", value, Regularizer)),
     ] = ()
     optimizer: Annotated[Optimizer, *_of("service.optimizers", Optimizer, "adam")] = Field(
         "adam", validate_default=True

@@ -23,11 +23,13 @@ class Verdicts(NamedTuple):
         outputs: (N, F + heads).
         kinds: (N, K).
         rows: the sets; each is one pass.
+        first: the first pass's number.
     """
 
     outputs: Tensor
     kinds: Tensor
     rows: Sequence[Tensor]
+    first: int
 
 
 def judge(
@@ -42,7 +44,7 @@ def judge(
     with batch.passes(*rows, first=first):
         outputs = critic(view.images) if view.given is None else critic(view.images, view.given)
     kinds = outputs.new_ones(len(outputs), 1) if view.kinds is None else view.kinds
-    return Verdicts(outputs, kinds, rows)
+    return Verdicts(outputs, kinds, rows, first)
 
 
 def joined(views: Sequence[View]) -> View:
@@ -55,14 +57,13 @@ def joined(views: Sequence[View]) -> View:
 
 
 def share(
-    verdicts: Sequence[Verdicts], heads: int, batch: GlobalBatch, first: int, terms: Sequence[Tensor] = ()
+    verdicts: Sequence[Verdicts], heads: int, batch: GlobalBatch, terms: Sequence[Tensor] = ()
 ) -> tuple[list[list[Judged]], Tensor]:
     """What all replicas have found, in one collective.
 
     Args:
         verdicts: of each critic.
         heads: how many columns at the end of outputs are no logits.
-        first: the number of the verdicts' first pass.
         terms: (N,) losses of this replica's rows.
 
     Returns:
@@ -78,8 +79,11 @@ def share(
     whole = batch.whole(*tables)
     means = whole.pop()[0].mean(1).T if terms else batch.step.new_zeros((0, batch.shards), dtype=batch.dtype)
     return [
-        [_judged(one[:, :, :columns], one[:, :, columns:], batch, first + number) for number, one in enumerate(table)]
-        for table, columns in zip(whole, width, strict=True)
+        [
+            _judged(one[:, :, :columns], one[:, :, columns:], batch, found.first + number)
+            for number, one in enumerate(table)
+        ]
+        for table, columns, found in zip(whole, width, verdicts, strict=True)
     ], means
 
 

@@ -112,7 +112,7 @@ class KeyedDropout(nn.Module):
         if not self.training or self.p == 0:
             return x
         shape = x.shape[1:2] if self.whole_channels else x.shape[1:]
-        drawn = self.batch.uniform(self.name, shape.numel())
+        drawn = self.batch.uniform(self.batch.visit(self.name), shape.numel())
         mask = (drawn >= self.p).to(x.dtype) / (1.0 - self.p)
         mask = mask.view(len(x), *shape)
         return x * (_channels(mask, x) if self.whole_channels else mask)
@@ -129,7 +129,8 @@ class KeyedNoise(nn.Module):
         if not self.training:
             return x
         left = (1 - self.batch.step / self.steps).clamp_min(0).to(x.dtype)
-        return x + self.deviation * left * self.batch.normal(self.name, x.shape[1:].numel()).view_as(x)
+        drawn = self.batch.normal(self.batch.visit(self.name), x.shape[1:].numel())
+        return x + self.deviation * left * drawn.view_as(x)
 
 
 def _channels(values: Tensor, like: Tensor) -> Tensor:

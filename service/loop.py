@@ -72,7 +72,9 @@ def train(run: Run, accelerator: Accelerator, replica: Replica, outputs: Outputs
 
 def _score(run: Run, replica: Replica) -> float:
     real = replica.real_images(run.checkpoints.score_images)
-    return sliced_wasserstein(replica.generate(len(real), SAMPLE_SEED), real)
+    generated = replica.generate(len(real), SAMPLE_SEED)
+    count = min(len(real), len(generated))  # Another domain may have fewer images to make them of.
+    return sliced_wasserstein(generated[:count], real[:count])
 
 
 class _Log:

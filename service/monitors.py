@@ -14,7 +14,7 @@ _COLLAPSED = 0.1
 
 def vanishing(history: Sequence[Mapping[str, float]]) -> str | None:
     """The critic's losses at zero while the generator's is flat: the generator learns nothing any more."""
-    if any(max(logged["loss/real"], logged["loss/fake"]) > _CRITIC_WON for logged in history):
+    if any(max(abs(logged["loss/real"]), abs(logged["loss/fake"])) > _CRITIC_WON for logged in history):
         return None
     generator = [logged["loss/generator"] for logged in history]
     if max(generator) - min(generator) > _FLAT * max(abs(max(generator)), 1e-6):

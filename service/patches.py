@@ -63,5 +63,6 @@ def norm_of(norm: Norm, channels: int) -> list[nn.Module]:
 
 
 def _stage(fan_in: int, fan_out: int, kernel: int, stride: int, norm: Norm) -> list[nn.Module]:
-    convolution = nn.Conv2d(fan_in, fan_out, kernel, stride, padding=kernel // 2 - 1 if kernel > 1 else 0)
+    padding = kernel // 2 - 1 if kernel > 1 else 0
+    convolution = nn.Conv2d(fan_in, fan_out, kernel, stride, padding, bias=norm == "none")  # A norm takes it away.
     return [convolution, *norm_of(norm, fan_out), nn.LeakyReLU(0.2, inplace=True)]

@@ -21,22 +21,22 @@ def penalties(
     batch: GlobalBatch,
     number: int,
 ) -> Tensor:
-    """(N,), the sum of the penalties of all games that are due, zeros if none is.
+    """(N,), the sum of the penalties that are due, each the mean over games; zeros if none is.
 
     Args:
-        number: of the critics' pass.
+        number: of the first critic's pass.
     """
     total = batch.own_rows.new_zeros(len(batch.own_rows), dtype=batch.dtype)
     for regularizer, is_due in zip(regularizers, due, strict=True):
-        for game, critic in critics.items():
+        for place, (game, critic) in enumerate(critics.items()):
             if not is_due:
                 continue
 
-            def logits(view: View, critic: nn.Module = critic) -> Tensor:
-                return judge(critic, [view], [batch.own_rows], batch, number).outputs
+            def logits(view: View, critic: nn.Module = critic, first: int = number + place) -> Tensor:
+                return judge(critic, [view], [batch.own_rows], batch, first).outputs
 
-            with batch.passes(batch.own_rows, first=number):
+            with batch.passes(batch.own_rows, first=number + place):
                 penalty = regularizer.penalty(logits, fakes[game], reals[game], batch)
             if penalty is not None:
-                total = total + penalty
+                total = total + penalty / len(critics)
     return total

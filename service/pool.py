@@ -37,6 +37,7 @@ class Pools:
         filled, batch = self._filled, self._batch
         shown = {}
         for game, view in detached.items():
+            assert view.given is None, "a pool keeps images, and not what they are given with"
             images = batch.gather(view.images, batch.own_rows)
             if game not in self._images:
                 self._images[game] = images.new_zeros((self._size, *images.shape[1:]))
@@ -59,7 +60,7 @@ class Pools:
 
     def state(self) -> dict[str, Tensor]:
         """What continues, the same on every replica."""
-        return {f"pool.{game}": images[: self._filled] for game, images in self._images.items()}
+        return {f"pool.{game}": images[: self._filled].clone() for game, images in self._images.items()}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Go on from `state`."""

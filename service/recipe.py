@@ -89,7 +89,7 @@ def check(run: Run) -> None:
     try:
         with torch.device("meta"):  # Every mistake in a network's options shows, and nothing is allocated.
             outputs = _outputs(run)
-    except (ValueError, RuntimeError) as error:
+    except (ValueError, RuntimeError, IndexError) as error:
         raise ConfigError(f"network: cannot be built with these options: {str(error).splitlines()[0]}") from error
     if outputs < run.objective.least_outputs:
         raise ConfigError(
@@ -101,6 +101,8 @@ def check(run: Run) -> None:
             f"data.domains: task {name_of(run.task)} takes {run.task.data_sets - 1} more data sets than data.source, "
             f"not {len(run.data.domains)}"
         )
+    if run.task.needs_pairs and run.data.shards is None and len(run.data.source.columns) < 2:
+        raise ConfigError(f"task {name_of(run.task)}: data.source {name_of(run.data.source)} has no pairs; take pairs")
     for uri in (run.data.shards, *(domain.shards for domain in run.data.domains), run.storage, run.loader.cache):
         refuse_credentials(uri or "")
     if run.batch.size % run.batch.shards:
@@ -116,6 +118,8 @@ def check(run: Run) -> None:
 def _outputs(run: Run) -> int:
     """How many logits critics give an image."""
     _, critics = run.task.build(run.network, run.image)
+    for regularizer in run.regularizers:
+        regularizer.prepare(critics)
     images = torch.empty(2, *run.image)
     seen = run.task.seen(Samples(images, torch.zeros(2, dtype=torch.int64), images, (images,)))
     found = []
@@ -137,14 +141,23 @@ def _split(override: str) -> tuple[str, Any]:
 
 
 def _apply(tree: dict[str, Any], path: str, value: Any) -> None:
-    """Put a value into nested mappings; a part that is given by name alone gains its options."""
+    """Put a value into nested mappings and lists; a part that is given by name alone gains its options."""
     *parents, last = path.split(".")
-    place = tree
+    place: Any = tree
     for parent in parents:
-        inner = place.get(parent) or {}
-        if isinstance(inner, str):
-            inner = {"name": inner}
-        elif not isinstance(inner, dict):
+        key = _key(place, parent, path)
+        inner = place.get(key) if isinstance(place, dict) else place[key]
+        inner = {} if inner is None else {"name": inner} if isinstance(inner, str) else inner
+        if not isinstance(inner, dict | list):
             raise ConfigError(f"{path}: {parent!r} has no options")
-        place[parent] = place = inner
-    place[last] = value
+        place[key] = place = inner
+    place[_key(place, last, path)] = value
+
+
+def _key(place: dict[str, Any] | list[Any], name: str, path: str) -> Any:
+    """What a part of a path names: a key, or the number of an item of a list."""
+    if isinstance(place, dict):
+        return name
+    if not (name.isdigit() and int(name) < len(place)):
+        raise ConfigError(f"{path}: {name!r} is none of its items, 0 to {len(place) - 1}")
+    return int(name)

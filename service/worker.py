@@ -23,7 +23,7 @@ from pipelines.storage import Location, join
 from service import best, checkpoints
 from service.accelerators.torch_distributed import TorchDistributed
 from service.checkpoints import State
-from service.config import DataSet, Run, from_tree
+from service.config import Run, from_tree
 from service.divergence import Diverged
 from service.journal import Journal
 from service.loop import train
@@ -32,6 +32,8 @@ from service.replica import Replica
 from service.tracking import Tracker
 
 _POST_SECONDS = 0.2
+#: Domains of equal size would else be read in the same order, and always shown together.
+_SEEDS_APART = 1_000_003
 
 
 @dataclass(frozen=True)
@@ -80,18 +82,20 @@ def set_up(job: Job) -> tuple[Run, TorchDistributed, Replica]:
     if device.type == "cpu":  # Ray says by this variable how many of the machine's CPUs are this replica's.
         torch.set_num_threads(max(1, int(os.environ.get("OMP_NUM_THREADS", "1"))))
     accelerator = TorchDistributed(device)
-    sets = [run.data, *run.data.domains]
-    return run, accelerator, Replica(run, accelerator, *(_loader(run, data, job, accelerator) for data in sets))
+    count = run.task.data_sets
+    return run, accelerator, Replica(run, accelerator, *(_loader(run, at, job, accelerator) for at in range(count)))
 
 
-def _loader(run: Run, data: DataSet, job: Job, accelerator: TorchDistributed) -> Loader:
+def _loader(run: Run, domain: int, job: Job, accelerator: TorchDistributed) -> Loader:
+    """The loader of one of the run's data sets."""
+    data = [run.data, *run.data.domains][domain]
     assert data.shards is not None  # The driver has found them.
     options = run.loader
     return open_loader(
         Location.of(data.shards),
         run.data.transform,
         run.batch.size,
-        run.seed,
+        run.seed + domain * _SEEDS_APART,
         accelerator.rank,
         accelerator.world_size,
         version=data.version,

@@ -62,6 +62,15 @@ MISTAKES = [
     (["digits", "steps=many"], "steps: 'many' is not valid"),
     (["digits", "batch.shards=7"], "batch.shards: 7 does not divide batch.size, 64"),
     (["digits", "data.transform.size=28"], "network dcgan needs sides that 8 divides, not 28x28"),
+    (["digits", "regularizers=5"], "regularizers: a name is missing"),
+    (["digits", "regularizers=[r1, r1]"], "regularizers: 'r1' is there twice"),
+    (["cyclegan", "data.domains.1.shards=x"], "data.domains.1.shards: '1' is none of its items, 0 to 0"),
+    (["digits", "task=unpaired", "network=resnet", "data.transform.size=32"], "takes 1 more data sets"),
+    (["digits", "task=paired", "network=resnet", "data.transform.size=32"], "data.source digits has no pairs"),
+    (["digits", "network=mlp", "network.generator_widths=[]"], "network.generator_widths: [] is not valid"),
+    (["digits", "network=unet"], "network unet makes images of images, and this task has none"),
+    (["digits", "objective=wgan"], "scheme.balance loss: the losses of objective wgan may be negative"),
+    (["digits", "objective={name: bce, real_target: [0.9, 1.1]}"], "no lower bound for targets above 1"),
     (["digits", "steps"], "'steps': overrides are written key=value"),
     (["digits", "data.source=idx"], "data.source.uri: a value is missing"),
     (["digits", "batch.size=2", "replicas=3"], "replicas: 3 replicas cannot share a batch of 2"),
@@ -115,6 +124,12 @@ def test_a_part_from_outside_the_project_is_found_by_its_path(monkeypatch: pytes
     assert from_tree(dump(run)) == run
     with pytest.raises(ConfigError, match="no module 'my_losses"):
         load("digits", ["objective=my_losses.other"])
+
+
+def test_an_item_of_a_list_is_set_by_its_number() -> None:
+    run = load("digits", ["regularizers=[r1]", "regularizers.0.weight=3"])
+    assert dump(run)["regularizers"] == [{"name": "r1", "weight": 3.0, "every": 16}]
+    assert load("digits", ["regularizers=r1"]) == load("digits", ["regularizers=[r1]"])
 
 
 def test_a_part_is_chosen_before_its_options_whatever_their_order() -> None:

@@ -31,7 +31,11 @@ TASKS = {
         "data.domains=[{source: digits}]",
         "network={name: resnet, channels: 2, blocks: 1, critic_channels: 2}",
     ],
-    "paired": ["task=paired", "network={name: unet, channels: 2, critic_channels: 2}"],
+    "paired": [
+        "task=paired",
+        "data.source={name: pairs, uri: nowhere}",
+        "network={name: unet, channels: 2, critic_channels: 2}",
+    ],
 }
 TRANSLATIONS = {"paired", "info_cycle", "unpaired"}
 SCHEMES = {

@@ -16,9 +16,10 @@ from service import checkpoints
 from service.accelerators.torch_distributed import TorchDistributed
 from service.batch import GlobalBatch
 from service.collectives import OneReplica
-from service.networks import ImageShape
+from service.networks import ImageShape, TranslationNetwork
 from service.networks.dcgan import DCGAN
 from service.networks.resnet import ResNet
+from service.networks.unet import UNet
 from service.pool import Pools
 from service.recipe import load
 from service.replica import Replica
@@ -116,6 +117,20 @@ def test_info_cycle_terms_are_the_authors() -> None:
         assert float(found[name].mean()) == pytest.approx(float(value), rel=1e-10), name
 
 
+@pytest.mark.parametrize("network", [NETWORK, UNet(channels=2, critic_channels=2)])
+def test_domain_and_codes_reach_the_image(network: TranslationNetwork) -> None:
+    """A norm takes away what is the same all over an image, and so may take what it was told."""
+    task = InfoCycle(domains=3, codes=2)
+    generator, _ = task.build(network, IMAGE)
+    generator.double().eval()
+    first, second = torch.eye(3, dtype=torch.float64)[[0] * SIZE], torch.eye(3, dtype=torch.float64)[[1] * SIZE]
+    codes = torch.ones(SIZE, 2, dtype=torch.float64)
+    with torch.no_grad():
+        plain = generator(images(0), first, codes)
+        for other in (generator(images(0), second, codes), generator(images(0), first, -codes)):
+            assert float((other - plain).abs().max()) > 1e-5
+
+
 def test_info_terms_are_openais() -> None:
     """Cross entropy, and a Gaussian's negative log likelihood at variance 1 less its constant."""
     task, network = Info(label_weight=0.4), DCGAN(critic_stages=2)
@@ -172,7 +187,10 @@ OPTIONS = {
         "scheme=alternating",
     ],
     "info_cycle": ["task={name: info_cycle, domains: 3}", "objective=sim_cosine", "regularizers=[dragan]"],
-    "paired": ["task=paired", "objective={name: relativistic, loss: hinge}", "scheme={name: alternating}"],
+    "paired": [
+        "task=paired", "data.source={name: pairs, uri: nowhere}", "objective={name: relativistic, loss: hinge}",
+        "scheme={name: alternating}",
+    ],
 }  # fmt: skip
 TINY = [
     "optimizer.learning_rate=1e-4", "data.transform.size=32",

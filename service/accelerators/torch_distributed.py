@@ -43,7 +43,7 @@ class TorchDistributed:
             optimizer.found_inf = skip  # type: ignore[attr-defined]
         else:
             for group in optimizer.param_groups:
-                for parameter in group["params"]:
+                for parameter in filter(lambda one: one.grad is not None, group["params"]):
                     parameter.grad = torch.where(skip > 0, 0, parameter.grad)
         optimizer.step()
 

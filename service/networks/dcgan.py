@@ -16,9 +16,9 @@ class DCGAN(LatentNetwork):
     """Two doublings from a quarter of the size up; four halvings down. The defaults are the notebook's."""
 
     #: Channels of the generator's first two stages; the third has half as many.
-    generator_channels: int = 128
+    generator_channels: int = Field(128, ge=1)
     #: Channels of the critic's first stage; each further one has twice as many.
-    critic_channels: int = 16
+    critic_channels: int = Field(16, ge=1)
     #: How often the critic halves its input.
     critic_stages: int = Field(4, ge=1)
     #: Batch norm after all but the critic's first stage. Where the last stage leaves a single pixel it takes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pydantic import Field
 from torch import nn
 
 from service.blocks import Reshape, UpsampleConv, initialise_keras
@@ -11,8 +12,8 @@ from service.networks import ImageShape, LatentNetwork
 class KerasDCGAN(LatentNetwork):
     """Two doublings from a quarter of the size up; three halvings and a fourth stage down."""
 
-    generator_channels: int = 128
-    critic_channels: int = 32
+    generator_channels: int = Field(128, ge=1)
+    critic_channels: int = Field(32, ge=1)
     dropout: float = 0.25
     #: Keras' momentum of 0.8 is the share that the running statistics keep.
     batch_norm_momentum: float = 0.8

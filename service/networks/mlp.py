@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Literal
 
+from pydantic import Field
 from torch import nn
 
 from service.blocks import Reshape
@@ -14,8 +15,8 @@ from service.networks import ImageShape, LatentNetwork
 class MLP(LatentNetwork):
     """Layers of the given widths. The defaults are the notebook's."""
 
-    generator_widths: tuple[int, ...] = (128, 256, 512, 1024)
-    critic_widths: tuple[int, ...] = (512, 256)
+    generator_widths: tuple[int, ...] = Field((128, 256, 512, 1024), min_length=1)
+    critic_widths: tuple[int, ...] = Field((512, 256), min_length=1)
     generator_activation: Literal["leaky_relu", "relu"] = "leaky_relu"
     #: Batch norm after all but the generator's first layer.
     batch_norm: bool = True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+from pydantic import Field
 from torch import nn
 
 from service.blocks import Reshape, initialise_keras
@@ -13,8 +14,8 @@ from service.networks import ImageShape, LatentNetwork
 class KerasMLP(LatentNetwork):
     """Dense, LeakyReLU, batch norm, in this order; the defaults are the notebook's."""
 
-    generator_widths: tuple[int, ...] = (256, 512, 1024)
-    critic_widths: tuple[int, ...] = (512, 256)
+    generator_widths: tuple[int, ...] = Field((256, 512, 1024), min_length=1)
+    critic_widths: tuple[int, ...] = Field((512, 256), min_length=1)
     #: Keras' momentum of 0.8 is the share that the running statistics keep.
     batch_norm_momentum: float = 0.8
 

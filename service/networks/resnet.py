@@ -11,7 +11,10 @@ from service.patches import Norm, PatchForm, least_side, norm_of, patch_critic
 
 
 class ResNet(TranslationNetwork):
-    """Two halvings, residual blocks (9 for images of 256, 6 for 128 and below), two doublings."""
+    """Two halvings, residual blocks (9 for images of 256, 6 for 128 and below), two doublings.
+
+    Convolutions before a norm have no bias, which it would take away.
+    """
 
     channels: int = Field(64, ge=1)
     blocks: int = Field(9, ge=1)
@@ -29,10 +32,13 @@ class ResNet(TranslationNetwork):
 
     def translator(self, source: ImageShape, image: ImageShape) -> nn.Module:
         width = self.channels
-        layers: list[nn.Module] = [nn.ReflectionPad2d(3), nn.Conv2d(source.channels, width, 7)]
-        layers += [*norm_of(self.norm, width), nn.ReLU(inplace=True)]
+        # What is the same all over the image, as channels that tell a domain are, a norm right here would take away.
+        first: Norm = self.norm if source.channels == image.channels else "none"
+        layers: list[nn.Module] = [nn.ReflectionPad2d(3), nn.Conv2d(source.channels, width, 7, bias=first == "none")]
+        layers += [*norm_of(first, width), nn.ReLU(inplace=True)]
         for _ in range(2):
-            layers += [nn.Conv2d(width, 2 * width, 3, 2, 1), *norm_of(self.norm, 2 * width), nn.ReLU(inplace=True)]
+            layers.append(nn.Conv2d(width, 2 * width, 3, 2, 1, bias=self.norm == "none"))
+            layers += [*norm_of(self.norm, 2 * width), nn.ReLU(inplace=True)]
             width *= 2
         layers += [_Residual(width, self.norm) for _ in range(self.blocks)]
         for _ in range(2):
@@ -48,9 +54,10 @@ class ResNet(TranslationNetwork):
 class _Residual(nn.Module):
     def __init__(self, width: int, norm: Norm) -> None:
         super().__init__()
+        bias = norm == "none"  # A norm takes it away.
         self.block = nn.Sequential(
-            nn.ReflectionPad2d(1), nn.Conv2d(width, width, 3), *norm_of(norm, width), nn.ReLU(inplace=True),
-            nn.ReflectionPad2d(1), nn.Conv2d(width, width, 3), *norm_of(norm, width),
+            nn.ReflectionPad2d(1), nn.Conv2d(width, width, 3, bias=bias), *norm_of(norm, width), nn.ReLU(inplace=True),
+            nn.ReflectionPad2d(1), nn.Conv2d(width, width, 3, bias=bias), *norm_of(norm, width),
         )  # fmt: skip
 
     def forward(self, x: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ class DRAGAN(Regularizer):
     scale: float = Field(0.5, gt=0)
 
     def penalty(self, judge: Judge, fake: View, real: View, batch: GlobalBatch) -> Tensor:
-        images, pixels = real.images, real.images[0].numel() if len(real.images) else 1
+        images, pixels = real.images, real.images.shape[1:].numel()
         if self.noise == "normal":
             disturbed = images + self.scale * batch.normal("dragan", pixels).view_as(images)
         else:
@@ -40,6 +40,6 @@ def _deviation(images: Tensor, batch: GlobalBatch) -> Tensor:
     """The standard deviation of all pixels of the batch, for each image that of its shard: (N or 1, 1, 1, 1)."""
     pixels = images.flatten(1)
     sums = torch.stack([pixels.sum(1), pixels.square().sum(1)], 1)
-    first, second = batch.group_means(sums, images[0].numel()).unbind(1)
+    first, second = batch.group_means(sums, images.shape[1:].numel()).unbind(1)
     deviation = (second - first.square()).clamp_min(0).sqrt()
     return per_sample(batch.per_row(deviation[:, None]), images)

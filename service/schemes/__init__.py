@@ -47,6 +47,10 @@ class Parts:
         groups = [{"params": list(module.parameters()), "lr": rates[module is self.critics]} for module in modules]
         return options.build(groups, self.accelerator.fused)
 
+    def due(self, step: int) -> list[bool]:
+        """Of each regularizer, whether it has a penalty at this step."""
+        return [regularizer.due(step) for regularizer in self.regularizers]
+
     def mend(self) -> None:
         """Let regularizers change the critics' weights before an update."""
         for regularizer in self.regularizers:
@@ -65,6 +69,7 @@ class Stepper(ABC):
     optimizers: Mapping[str, torch.optim.Optimizer]
     divergence: Divergence
     fakes: Tensor
+    _penalty: Tensor | None = None
 
     @abstractmethod
     def step(self, step: int, read: Read) -> dict[str, Tensor]:
@@ -73,6 +78,14 @@ class Stepper(ABC):
         Returns:
             Batch-global losses and weights by name, each a 0-dimensional tensor on the device.
         """
+
+    def latest(self, metrics: dict[str, Tensor], due: list[bool]) -> dict[str, Tensor]:
+        """`metrics`, with the penalty of the last step that had one, which is not every step."""
+        if "loss/penalty" in metrics:
+            if any(due) or self._penalty is None:
+                self._penalty = metrics["loss/penalty"]
+            metrics["loss/penalty"] = self._penalty
+        return metrics
 
     def row_state(self) -> dict[str, tuple[Tensor, Tensor]]:
         """State that is kept per row of the global batch: (rows, values) by name."""

@@ -118,7 +118,8 @@ class AlternatingStepper(Stepper):
         self.fakes = next(iter(views.values())).images
         names = [f"loss/{name}" for name in (*self._generator_terms, *self._critic_terms)]
         metrics = dict(zip(names, (*generator, *critic), strict=True))
-        return metrics | {"loss/critic": self._factor * (critic[0] + critic[1])}
+        metrics["loss/critic"] = self._factor * (critic[0] + critic[1])
+        return self.latest(metrics, parts.due(step))
 
     def _draw(self) -> dict[str, Tensor]:
         return self._parts.task.draw(self._parts.network, self._parts.batch)
@@ -141,8 +142,7 @@ class AlternatingStepper(Stepper):
         """Take the critics' gradient; returns their losses."""
         self._parts.mend()
         self._critic_optimizer.zero_grad(set_to_none=True)
-        due = [regularizer.due(step) for regularizer in self._parts.regularizers]
-        loss, losses = self._critic_loss(real, draw, views, due)
+        loss, losses = self._critic_loss(real, draw, views, self._parts.due(step))
         loss.backward()
         found: Tensor = losses
         return found
@@ -173,7 +173,7 @@ class _GeneratorLoss(nn.Module):
         terms = list(made.terms.values())
         if task.heads:
             terms += task.head_terms(on_fake[0].outputs[:, -task.heads :], None, draw, real).values()
-        whole, others = share([*on_fake, *on_real], task.heads, batch, first, terms)
+        whole, others = share([*on_fake, *on_real], task.heads, batch, terms)
         fakes = [one for (one,) in whole[: len(on_fake)]]
         reals = [one for (one,) in whole[len(on_fake) :]] or fakes
         losses = [parts.objective.generator(*pair).mean() for pair in zip(fakes, reals, strict=True)]
@@ -203,7 +203,7 @@ class _CriticLoss(nn.Module):
             terms += task.head_terms(on_fake, on_real, draw, real).values()
         if parts.regularizers:
             terms.append(penalties(parts.regularizers, due, self.critics, fakes, seen, batch, PENALISED))
-        whole, others = share(verdicts, task.heads, batch, SHOWN_REAL, terms)
+        whole, others = share(verdicts, task.heads, batch, terms)
         losses = [torch.stack(parts.objective.critic(on_fake, on_real)).mean(1) for on_real, on_fake in whole]
         adversarial, besides = torch.stack(losses).mean(0), others.mean(1)
         loss = self.factor * adversarial.sum() + besides.sum()

@@ -63,7 +63,7 @@ class JointStepper(Stepper):
             self._rows = batch.own_rows
         parts.mend()
         draw = parts.task.draw(parts.network, batch)
-        due = [regularizer.due(step) for regularizer in parts.regularizers]
+        due = parts.due(step)
         self._optimizer.zero_grad(set_to_none=True)
         loss, made, losses, weights, others = self._loss(draw, real, self._previous, self._rows, due)
         loss.backward()
@@ -75,7 +75,8 @@ class JointStepper(Stepper):
         metrics = {"loss/joint": loss.detach()}
         metrics |= {f"loss/{term}": mean for term, mean in zip(TERMS, means, strict=True)}
         metrics |= {f"loss/{name}": other.mean() for name, other in zip(_others(parts), others, strict=True)}
-        return metrics | {f"weight/{term}": weight for term, weight in zip(TERMS, weights.mean((0, 2)), strict=True)}
+        metrics |= {f"weight/{term}": weight for term, weight in zip(TERMS, weights.mean((0, 2)), strict=True)}
+        return self.latest(metrics, due)
 
     def row_state(self) -> dict[str, tuple[Tensor, Tensor]]:
         rows = self._rows
@@ -106,7 +107,8 @@ def _others(parts: Parts) -> tuple[str, ...]:
 
 
 def _blank(view: View) -> View:
-    return view._replace(images=torch.zeros_like(view.images))
+    given = None if view.given is None else torch.zeros_like(view.given)
+    return view._replace(images=torch.zeros_like(view.images), given=given)
 
 
 class _JointLoss(nn.Module):
@@ -139,7 +141,7 @@ class _JointLoss(nn.Module):
         if parts.regularizers:
             fakes = {game: view.detached() for game, view in made.views.items()}
             terms.append(penalties(parts.regularizers, due, self.critics, fakes, seen, batch, PENALISED))
-        whole, others = share(verdicts, task.heads, batch, GENERATED, terms)
+        whole, others = share(verdicts, task.heads, batch, terms)
         losses, weights = (torch.stack(parts) for parts in zip(*map(self._weighted, whole), strict=True))
         # Shards are summed, not averaged: the author's TPU-like loop accumulates one backward pass a shard.
         loss = (weights * losses).sum((1, 2)).mean() + others.sum()
@@ -165,7 +167,8 @@ class _JointLoss(nn.Module):
 
         on_fake = judge(held, views[:1], rows[:1], batch, GENERATED)
         others = judge(critic, views[1:], rows[1:], batch, SHOWN_REAL)
-        return Verdicts(torch.cat([on_fake.outputs, others.outputs]), torch.cat([on_fake.kinds, others.kinds]), rows)
+        outputs, kinds = torch.cat([on_fake.outputs, others.outputs]), torch.cat([on_fake.kinds, others.kinds])
+        return Verdicts(outputs, kinds, rows, GENERATED)
 
     def _head_terms(self, verdicts: list[Verdicts], draw: Mapping[str, Tensor], real: Samples) -> list[Tensor]:
         heads = self.parts.task.heads

@@ -31,7 +31,7 @@ class InfoCycle(Task):
     real_head_terms: ClassVar[tuple[str, ...]] = ("label",)
     translates: ClassVar[bool] = True
     domains: int = Field(2, ge=2)
-    codes: int = Field(4, ge=0)
+    codes: int = Field(4, ge=1)
     identity_weight: float = Field(0.5, ge=0)
     cycle_weight: float = Field(3.0, ge=0)
     domain_weight: float = Field(0.6, ge=0)
