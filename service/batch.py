@@ -12,7 +12,7 @@ several batches is made of *parts*, whose draws have keys of their own.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -111,6 +111,23 @@ class GlobalBatch:
     def per_row(self, statistics: Tensor) -> Tensor:
         """(groups, K) statistics -> (N, K), each row that of its group; (1, K) when there is one group."""
         return statistics if self.groups == 1 else torch.where(self._members(), statistics, 0).sum(1)
+
+    def over_groups(self, values: Tensor, statistic: Callable[[Tensor], Tensor]) -> Tensor:
+        """What a function of all samples of a group says of the present rows, one collective for all groups.
+
+        Args:
+            values: (N, K), of the present rows.
+            statistic: (group_size, K) -> (group_size, J).
+
+        Returns:
+            (N, J).
+        """
+        if self.collective.world_size == 1:
+            return torch.cat([statistic(group) for group in values.chunk(self.groups)])
+        places = self.rows - self._first_group * self.group_size
+        empty = values.new_zeros((self.groups * self.group_size, values.shape[1]))
+        everyone = self.collective.sum_over_replicas(empty.index_copy(0, places, values))
+        return torch.cat([statistic(group) for group in everyone.chunk(self.groups)])[places]
 
     def gather(self, values: Tensor, rows: Tensor) -> Tensor:
         """The global batch's values, (size, ...), on every replica, from the (N, ...) at `rows` here."""

@@ -1,4 +1,4 @@
-"""Layers that follow the global batch: batch norm over all replicas, dropout and noise keyed by row.
+"""Layers that follow the global batch: statistics over all replicas, dropout and noise keyed by row.
 
 Networks are plain torch modules. `follow_global_batch` exchanges the layers that look at the batch, or draw
 noise, in the way of `nn.SyncBatchNorm.convert_sync_batchnorm`; parameters, buffers and their names stay, so
@@ -15,6 +15,7 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from service.batch import GlobalBatch
 from service.blocks import GaussianNoise
+from service.minibatch import MinibatchLayer
 
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 _ELEMENT_DROPOUTS = (nn.Dropout,)
@@ -27,6 +28,8 @@ def follow_global_batch(module: nn.Module, batch: GlobalBatch, name: str) -> nn.
         return GlobalBatchNorm(module, batch)
     if isinstance(module, _ELEMENT_DROPOUTS + _CHANNEL_DROPOUTS):
         return KeyedDropout(module, batch, name)
+    if isinstance(module, MinibatchLayer):
+        return GlobalMinibatch(module, batch)
     if isinstance(module, GaussianNoise):
         return KeyedNoise(module, batch, name)
     if isinstance(module, _BatchNorm | _DropoutNd | nn.SyncBatchNorm):
@@ -96,6 +99,17 @@ class GlobalBatchNorm(nn.Module):
             for group in range(len(mean)):
                 self.running_mean.lerp_(mean[group], self.momentum)
                 self.running_var.lerp_(unbiased[group], self.momentum)
+
+
+class GlobalMinibatch(nn.Module):
+    """A minibatch layer whose statistic is of each group of the global batch."""
+
+    def __init__(self, plain: MinibatchLayer, batch: GlobalBatch) -> None:
+        super().__init__()
+        self.plain, self.batch = plain, batch
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.plain.join(x, self.batch.over_groups(self.plain.project(x), self.plain.statistic))
 
 
 class KeyedDropout(nn.Module):

@@ -12,7 +12,7 @@ FILES = sorted(file for folder in ("service", "pipelines") for file in (ROOT / f
 LAYERS = [
     {"service.components", "service.collectives", "service.randomness", "service.pixels"},
     {"pipelines", "service.batch", "service.blocks", "service.patches",
-     "service.layers", "service.ema", "service.accelerators", "service.divergence"},
+     "service.layers", "service.ema", "service.minibatch", "service.accelerators", "service.divergence"},
     {"service.networks", "service.objectives", "service.balances", "service.tasks", "service.regularizers",
      "service.optimizers"},
     {"service.judging", "service.penalties", "service.pool"},

@@ -6,10 +6,11 @@ from torch import Tensor, nn
 from benchmarks.loops import authors_networks
 from service.blocks import UpsampleConv
 from service.components import find, names
-from service.networks import ImageShape, LatentNetwork, Network
+from service.networks import ImageShape, LatentNetwork, Network, TranslationNetwork
 from service.networks.dcgan import DCGAN
 from service.networks.dcgan_keras import KerasDCGAN
 from service.networks.mlp import MLP
+from service.networks.unet import UNet
 
 
 @pytest.mark.parametrize("name", names("service.networks"))
@@ -17,12 +18,16 @@ from service.networks.mlp import MLP
 def test_shapes(name: str, image: ImageShape) -> None:
     network = find("service.networks", name, Network)()
     network.check(image)
-    assert isinstance(network, LatentNetwork)
-    images = network.generator(image, 7)(torch.randn(4, 7))
+    if isinstance(network, LatentNetwork):
+        images = network.generator(image, 7)(torch.randn(4, 7))
+    else:
+        assert isinstance(network, TranslationNetwork)
+        images = network.translator(image._replace(channels=5), image)(torch.randn(4, 5, *image[1:]))
     assert images.shape == (4, *image)
     assert float(images.detach().abs().max()) <= 1
-    assert network.critic(image)(images).shape == (4, 1)
-    assert network.critic(image, heads=3)(images).shape == (4, 4)
+    logits = network.critic(image)(images)
+    assert logits.shape == (4, 1 if isinstance(network, LatentNetwork) else (image.height // 16) ** 2)
+    assert network.critic(image, heads=3)(images).shape == (4, logits.shape[1] + 3)
 
 
 @pytest.mark.parametrize("size", [1, 4, 7])
@@ -100,3 +105,61 @@ def test_dcgan_refuses_what_it_cannot_learn() -> None:
         DCGAN().check(ImageShape(1, 28, 28))
     with pytest.raises(ValueError, match="one pixel"):
         DCGAN().check(ImageShape(1, 16, 16))
+
+
+class PublishedUNet(nn.Module):
+    """PyTorch-GAN's GeneratorUNet, of any width, without dropout."""
+
+    def __init__(self, c: int) -> None:
+        super().__init__()
+
+        def down(fan_in: int, fan_out: int, norm: bool = True) -> nn.Module:
+            middle = [nn.InstanceNorm2d(fan_out)] if norm else []
+            return nn.Sequential(nn.Conv2d(fan_in, fan_out, 4, 2, 1, bias=False), *middle, nn.LeakyReLU(0.2))
+
+        def up(fan_in: int, fan_out: int) -> nn.Module:
+            layer = nn.ConvTranspose2d(fan_in, fan_out, 4, 2, 1, bias=False)
+            return nn.Sequential(layer, nn.InstanceNorm2d(fan_out), nn.ReLU())
+
+        self.down = nn.ModuleList(
+            [down(3, c, False), down(c, 2 * c), down(2 * c, 4 * c), down(4 * c, 8 * c),
+             *(down(8 * c, 8 * c) for _ in range(3)), down(8 * c, 8 * c, False)]
+        )  # fmt: skip
+        self.up = nn.ModuleList(
+            [
+                up(8 * c, 8 * c),
+                *(up(16 * c, 8 * c) for _ in range(3)),
+                up(16 * c, 4 * c),
+                up(8 * c, 2 * c),
+                up(4 * c, c),
+            ]
+        )
+        self.final = nn.Sequential(
+            nn.Upsample(scale_factor=2), nn.ZeroPad2d((1, 0, 1, 0)), nn.Conv2d(2 * c, 3, 4, padding=1), nn.Tanh()
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        d1, d2, d3, d4, d5, d6, d7, d8 = [x := stage(x) for stage in self.down]
+        u = self.up[0](d8)
+        for stage, skip in zip(self.up[1:], (d7, d6, d5, d4, d3, d2), strict=True):
+            u = stage(torch.cat([u, skip], 1))
+        made: Tensor = self.final(torch.cat([u, d1], 1))
+        return made
+
+
+def test_unet_and_patch_critic_are_the_published_ones() -> None:
+    image = ImageShape(3, 256, 256)
+    x = torch.randn(2, *image, dtype=torch.float64)
+    agree(UNet(channels=4, dropout=0).translator(image, image), PublishedUNet(4), x)
+
+    def block(fan_in: int, fan_out: int, norm: bool = True) -> list[nn.Module]:
+        middle = [nn.InstanceNorm2d(fan_out)] if norm else []
+        return [nn.Conv2d(fan_in, fan_out, 4, stride=2, padding=1, bias=not norm), *middle, nn.LeakyReLU(0.2)]
+
+    discriminator = nn.Sequential(
+        *block(6, 4, False), *block(4, 8), *block(8, 16), *block(16, 32), nn.ZeroPad2d((1, 0, 1, 0)),
+        nn.Conv2d(32, 1, 4, padding=1, bias=False), nn.Flatten(),
+    )  # fmt: skip
+    pair = torch.randn(2, 6, 256, 256, dtype=torch.float64)
+    agree(UNet(critic_channels=4).critic(ImageShape(6, 256, 256)), discriminator, pair)
+    assert discriminator(pair).shape == (2, 16 * 16)

@@ -63,6 +63,10 @@ OTHERS = {
         "batch.size=24", "task=conditional", "objective=sim_cosine", "network.patches=true", "network.critic_stages=2",
         "scheme={name: alternating, order: simultaneous}", "optimizer={name: rmsprop, learning_rate: 1e-3}",
     ],
+    "minibatch deviation": ["batch.size=20", "network.minibatch=deviation"],
+    "minibatch discrimination, gradient penalty": [
+        "batch.size=18", "network.minibatch=discrimination", "scheme=alternating", "regularizers=[gradient_penalty]",
+    ],
     "shares without rows, DRAGAN": ["batch.size=3", "regularizers=[dragan]", "scheme=alternating"],
     "average, noise": [
         "batch.size=20", "ema={half_life_images: 100}", "regularizers=[{name: instance_noise, steps: 15}]",

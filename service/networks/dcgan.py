@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Literal
 
 from pydantic import Field
 from torch import nn
 
 from service.blocks import Reshape, UpsampleConv, initialise_dcgan
+from service.minibatch import MinibatchDeviation, MinibatchDiscrimination
 from service.networks import ImageShape, LatentNetwork
 from service.patches import PatchCritic
 
@@ -26,6 +28,8 @@ class DCGAN(LatentNetwork):
     critic_batch_norm: bool = True
     #: Whether the critic judges every patch of its last stage, and not the image as a whole.
     patches: bool = False
+    #: What the critic is told, before its last layer, of how the samples of the batch differ.
+    minibatch: Literal["none", "deviation", "discrimination"] = "none"
     dropout: float = 0.25
     #: The notebook writes ``BatchNorm2d(n, 0.8)``: 0.8 is the epsilon there, whatever was meant.
     batch_norm_eps: float = 0.8
@@ -43,6 +47,9 @@ class DCGAN(LatentNetwork):
                 "images, where batch norm hides what tells real from generated; set network.critic_stages lower "
                 "or network.critic_batch_norm=false"
             )
+
+        if self.patches and self.minibatch == "discrimination":
+            raise ValueError("network dcgan: minibatch discrimination is of whole images; set network.patches=false")
 
     def generator(self, image: ImageShape, inputs: int) -> nn.Module:
         wide, narrow = self.generator_channels, self.generator_channels // 2
@@ -69,9 +76,17 @@ class DCGAN(LatentNetwork):
             layers.append(nn.Dropout2d(self.dropout))
             if self.critic_batch_norm and index > 0:
                 layers.append(nn.BatchNorm2d(fan_out, self.batch_norm_eps))
+        if self.minibatch == "deviation":
+            layers.append(MinibatchDeviation())
+            widths[-1] += 1
         if self.patches:
             last = nn.Conv2d(widths[-1], 1, 3, padding=1, bias=False)
             return PatchCritic(nn.Sequential(*layers), last, widths[-1], heads).apply(initialise_dcgan)
         factor = 2**self.critic_stages
         features = widths[-1] * (image.height // factor) * (image.width // factor)
-        return nn.Sequential(*layers, nn.Flatten(), nn.Linear(features, 1 + heads)).apply(initialise_dcgan)
+        layers.append(nn.Flatten())
+        if self.minibatch == "discrimination":
+            discrimination = MinibatchDiscrimination(features)
+            layers.append(discrimination)
+            features += discrimination.kernels
+        return nn.Sequential(*layers, nn.Linear(features, 1 + heads)).apply(initialise_dcgan)
