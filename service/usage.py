@@ -34,7 +34,7 @@ def text(usage: str) -> str:
 
     lines = ["Trains a GAN recipe on any number of replicas, with the same result on all of them.", ""]
     lines += [f"usage: {usage}", "", f"recipes (default: {DEFAULT_RECIPE}):"]
-    lines += [f"  {name:<24}{summary}" for name, summary in recipes().items()]
+    lines += [f"  {name:<33}{summary}" for name, summary in recipes().items()]
     lines += ["", "options (KEY=VALUE, values are YAML) and their defaults:"]
     lines += list(_options(Run, ""))
     lines += ["", "parts, chosen by name (KEY=NAME) or with options (KEY.OPTION=VALUE):"]
