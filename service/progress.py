@@ -51,9 +51,11 @@ class Board:
         self._posted.warnings.append(text)
 
     def replace(self, what: str, rows: int) -> None:
-        """Some rows of the data set cannot be read, and others are read instead."""
-        self._posted.replaced_rows += rows
-        self.warn(f"{what}; {rows} rows are replaced by others")
+        """Some rows of the data set cannot be read, and others are read instead. Every reader of them says so."""
+        warning = f"{what}; {rows} rows are replaced by others"
+        if warning not in self._posted.warnings:
+            self._posted.replaced_rows += rows
+            self.warn(warning)
 
     def give_up(self, reason: str) -> None:
         """No other attempt at the run would do better."""

@@ -10,6 +10,7 @@ from service.networks import ImageShape, LatentNetwork, Network, TranslationNetw
 from service.networks.dcgan import DCGAN
 from service.networks.dcgan_keras import KerasDCGAN
 from service.networks.mlp import MLP
+from service.networks.mlp_keras import KerasMLP
 from service.networks.unet import UNet
 
 
@@ -98,6 +99,16 @@ def test_keras_dcgan_has_keras_sizes() -> None:
     assert count["generator"] == dense + conv1 + conv2 + conv3 + 2 * (128 + 64)
     convs = (9 + 1) * 32 + (32 * 9 + 1) * 64 + (64 * 9 + 1) * 128 + (128 * 9 + 1) * 256
     assert count["critic"] == convs + 2 * (64 + 128 + 256) + 4 * 4 * 256 + 1
+
+
+def test_keras_mlp_has_keras_sizes() -> None:
+    """The number of trained weights of Keras-GAN's gan.py on 28x28x1, layer by layer."""
+    image = ImageShape(1, 28, 28)
+    dense = [100 * 256 + 256, 256 * 512 + 512, 512 * 1024 + 1024, 1024 * 784 + 784]
+    generator = sum(p.numel() for p in KerasMLP().generator(image, 100).parameters())
+    assert generator == sum(dense) + 2 * (256 + 512 + 1024)
+    critic = sum(p.numel() for p in KerasMLP().critic(image).parameters())
+    assert critic == 784 * 512 + 512 + 512 * 256 + 256 + 256 + 1
 
 
 def test_dcgan_refuses_what_it_cannot_learn() -> None:

@@ -1,0 +1,83 @@
+"""Writes docs/systems.md: every part and recipe, where it comes from, and what tests it. ``python -m docs``."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from service.components import Component, name_of, names
+from service.config import Run
+from service.recipe import load, recipes
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGE = ROOT / "docs" / "systems.md"
+FAMILIES = {
+    "tasks": "task", "objectives": "objective", "regularizers": "regularizers", "schemes": "scheme",
+    "balances": "scheme.balance", "networks": "network", "optimizers": "optimizer",
+}  # fmt: skip
+_HEAD = """# Parts and recipes
+
+Written by `python -m docs`; a test holds it to the code. Every task is trained with every scheme and objective, or
+refused with the reason, by `tests/test_combinations.py`; every recipe trains for three steps in
+`tests/test_recipes.py`. The last column names the tests that choose a part by name.
+"""
+#: Of what the seed documents name, for a reader who looks for it.
+_MISSING = """## Not there yet
+
+Progressive growing and its networks; several critics, multi-scale critics; several generators with NoisyNet heads;
+a critic's batch smaller than the generator's; one latent batch over several real ones; a critic that begins on real
+data alone; total variation, style and perceptual terms; pixel shuffle, gated and transposed convolutions; layer,
+pixel and switchable norm; equalised learning rates; the report's MLP and DCGAN at 64x64x3; the guide's second toy;
+decaying learning rates, jitter and flips.
+"""
+
+
+def parts_of(run: Run) -> Iterator[Component]:
+    """The parts that a run is made of."""
+    yield from (run.task, run.objective, run.scheme, run.network, run.optimizer, *run.regularizers)
+    balance = getattr(run.scheme, "balance", None)
+    if balance is not None:
+        yield balance
+
+
+def summary(module: str) -> str:
+    """The first sentence of a module's docstring, which names what it is from."""
+    return re.split(r"\n\n", importlib.import_module(module).__doc__ or "")[0].replace("\n", " ")
+
+
+def tests_of(family: str, name: str) -> list[str]:
+    """The test files that import a part, or choose it by its key."""
+    chosen = rf"{FAMILIES[family]}=(\[?{name}\b|[^\"]*name: {name}\b)"
+    given = rf"(\(|\{{\"name\": )\"{name}\"" if family in ("objectives", "regularizers") else r"(?!)"
+    wanted = re.compile(rf"service\.{family}\.{name}\b|{chosen}|{given}")
+    return [file.name for file in sorted((ROOT / "tests").glob("test_*.py")) if wanted.search(file.read_text())]
+
+
+def rows(family: str) -> Iterator[str]:
+    runs = {recipe: load(recipe) for recipe in recipes()}
+    for name in names(f"service.{family}"):
+        module = f"service.{family}.{name}"
+        users = [
+            recipe
+            for recipe, run in runs.items()
+            if any(type(part).__module__ == module and name_of(part) == name for part in parts_of(run))
+        ]
+        used = ", ".join(users) if len(users) <= 6 else f"{len(users)} recipes"
+        yield f"| `{name}` | {summary(module)} | {used or '-'} | {', '.join(tests_of(family, name)) or '-'} |"
+
+
+def page() -> str:
+    """The whole page."""
+    lines = [_HEAD]
+    for family, key in FAMILIES.items():
+        lines += [f"## `{key}=`", "", "| name | what, and from where | recipes | tests |", "|---|---|---|---|"]
+        lines += [*rows(family), ""]
+    lines += ["## Recipes", "", "| recipe | what |", "|---|---|"]
+    lines += [*(f"| `{name}` | {text} |" for name, text in recipes().items()), "", _MISSING]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page())
