@@ -28,9 +28,8 @@ _MISSING = """## Not there yet
 
 Progressive growing and its networks; several critics, multi-scale critics; several generators with NoisyNet heads;
 a critic's batch smaller than the generator's; one latent batch over several real ones; a critic that begins on real
-data alone; total variation, style and perceptual terms; pixel shuffle, gated and transposed convolutions; layer,
-pixel and switchable norm; equalised learning rates; the report's MLP and DCGAN at 64x64x3; the guide's second toy;
-decaying learning rates, jitter and flips.
+data alone; total variation, style and perceptual terms; pixel shuffle, gated convolutions; layer, pixel and
+switchable norm; equalised learning rates; decaying learning rates, jitter and flips.
 """
 
 

@@ -9,9 +9,11 @@ from service.components import find, names
 from service.networks import ImageShape, LatentNetwork, Network, TranslationNetwork
 from service.networks.dcgan import DCGAN
 from service.networks.dcgan_keras import KerasDCGAN
+from service.networks.dcgan_transposed import TransposedDCGAN
 from service.networks.mlp import MLP
 from service.networks.mlp_keras import KerasMLP
 from service.networks.unet import UNet
+from service.recipe import load
 
 
 @pytest.mark.parametrize("name", names("service.networks"))
@@ -109,6 +111,24 @@ def test_keras_mlp_has_keras_sizes() -> None:
     assert generator == sum(dense) + 2 * (256 + 512 + 1024)
     critic = sum(p.numel() for p in KerasMLP().critic(image).parameters())
     assert critic == 784 * 512 + 512 + 512 * 256 + 256 + 256 + 1
+
+
+def test_the_reports_networks_have_its_sizes() -> None:
+    """Layer by layer at 64x64x3: the final table's DCGAN, and the MLP."""
+    image = ImageShape(3, 64, 64)
+
+    def sizes(network: nn.Module) -> int:
+        return sum(p.numel() for p in network.parameters())
+
+    dense, transposed, last = 100 * 2048 + 2048, 4 * (128 * 128 * 16 + 128), 128 * 3 * 64 + 3
+    assert sizes(TransposedDCGAN().generator(image, 100)) == dense + transposed + last
+    convolutions = (3 * 9 + 1) * 128 + 4 * (128 * 9 + 1) * 128
+    assert sizes(TransposedDCGAN().critic(image)) == convolutions + 512 + 1
+    mlp = load("report-mlp-dogs").network
+    assert isinstance(mlp, MLP)
+    layers = [100 * 256 + 256, 256 * 512 + 512, 512 * 1024 + 1024, 1024 * 12288 + 12288]
+    assert sizes(mlp.generator(image, 100)) == sum(layers) + 2 * (256 + 512 + 1024)
+    assert sizes(mlp.critic(image)) == 12288 * 512 + 512 + 512 * 256 + 256 + 256 * 128 + 128 + 128 + 1
 
 
 def test_dcgan_refuses_what_it_cannot_learn() -> None:

@@ -18,8 +18,9 @@ class MLP(LatentNetwork):
     generator_widths: tuple[int, ...] = Field((128, 256, 512, 1024), min_length=1)
     critic_widths: tuple[int, ...] = Field((512, 256), min_length=1)
     generator_activation: Literal["leaky_relu", "relu"] = "leaky_relu"
-    #: Batch norm after all but the generator's first layer.
+    #: Batch norm after all but the generator's first layer; or after that one too, as in the dog report.
     batch_norm: bool = True
+    first_batch_norm: bool = False
     #: The notebook writes ``BatchNorm1d(n, 0.8)``: 0.8 is the epsilon there, whatever was meant.
     batch_norm_eps: float = 0.8
 
@@ -27,7 +28,7 @@ class MLP(LatentNetwork):
         layers: list[nn.Module] = []
         for index, (fan_in, fan_out) in enumerate(pairwise((inputs, *self.generator_widths))):
             layers.append(nn.Linear(fan_in, fan_out))
-            if self.batch_norm and index > 0:
+            if self.batch_norm and (index > 0 or self.first_batch_norm):
                 layers.append(nn.BatchNorm1d(fan_out, self.batch_norm_eps))
             layers.append(nn.ReLU(True) if self.generator_activation == "relu" else nn.LeakyReLU(0.2, True))
         pixels = image.channels * image.height * image.width

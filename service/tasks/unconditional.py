@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,9 @@ from service.tasks import Made, Samples, Task, View, latent_network
 
 
 class Unconditional(Task):
-    """Latents (N, latent_dim), drawn from N(0, 1)."""
+    """Latents (N, latent_dim), drawn from N(0, 1) or evenly from [-1, 1]."""
+
+    latents: Literal["normal", "uniform"] = "normal"
 
     def check(self, network: Network, image: ImageShape) -> None:
         latent_network(network).check(image)
@@ -24,7 +27,10 @@ class Unconditional(Task):
         return latents.generator(image, latents.latent_dim), nn.ModuleDict({"image": latents.critic(image)})
 
     def draw(self, network: Network, batch: GlobalBatch) -> dict[str, Tensor]:
-        return {"latents": batch.normal("latents", latent_network(network).latent_dim)}
+        count = latent_network(network).latent_dim
+        if self.latents == "uniform":
+            return {"latents": 2 * batch.uniform("latents", count).to(batch.dtype) - 1}
+        return {"latents": batch.normal("latents", count)}
 
     def make(self, generator: nn.Module, draw: Mapping[str, Tensor], real: Samples) -> Made:
         return Made({"image": View(generator(draw["latents"]))}, {})
@@ -35,6 +41,9 @@ class Unconditional(Task):
     def examples(
         self, network: Network, seed: int, count: int, device: torch.device, real: Samples | None = None
     ) -> dict[str, Tensor]:
+        if self.latents == "uniform":
+            key, rows = randomness.key_of(seed, "example latents"), torch.arange(count, device=device)
+            return {"latents": 2 * randomness.uniform(key, 0, rows, latent_network(network).latent_dim) - 1}
         return {"latents": example_latents(network, seed, count, device)}
 
     def images(self, generator: nn.Module, examples: Mapping[str, Tensor]) -> Tensor:
