@@ -29,7 +29,7 @@ _MISSING = """## Not there yet
 Progressive growing and its networks; several critics, multi-scale critics; several generators with NoisyNet heads;
 a critic's batch smaller than the generator's; one latent batch over several real ones; a critic that begins on real
 data alone; total variation, style and perceptual terms; pixel shuffle, gated convolutions; layer, pixel and
-switchable norm; equalised learning rates; decaying learning rates, jitter and flips.
+switchable norm; equalised learning rates; jitter and flips.
 """
 
 

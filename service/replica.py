@@ -65,6 +65,8 @@ class Replica:
 
     def step(self, step: int) -> dict[str, Tensor]:
         """Train on the batch of `step`; returns batch-global losses and weights, on the device."""
+        for optimizer in self._stepper.optimizers.values():
+            self._run.optimizer.schedule(optimizer, step)
         metrics = self._stepper.step(step, lambda number: self._open(step, number))
         if self._average:
             self._average.follow(step)

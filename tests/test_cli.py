@@ -54,7 +54,7 @@ MISTAKES = [
     (["digits", "stepps=1"], "stepps: no such key; did you mean 'steps'?"),
     (
         ["digits", "optimizer.lr=1"],
-        "optimizer.lr: no such key; known: betas, critic_learning_rate, eps, learning_rate, name",
+        "optimizer.lr: no such key; known: betas, critic_learning_rate, decay, eps, learning_rate, name",
     ),
     (["digits", "balance=loss"], "balance: no such key; did you mean 'scheme.balance'?"),
     (["digits", "scheme=jont"], "schemes: unknown name 'jont'; did you mean 'joint'?"),

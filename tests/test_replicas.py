@@ -68,8 +68,9 @@ OTHERS = {
         "batch.size=18", "network.minibatch=discrimination", "scheme=alternating", "regularizers=[gradient_penalty]",
     ],
     "shares without rows, DRAGAN": ["batch.size=3", "regularizers=[dragan]", "scheme=alternating"],
-    "average, noise": [
-        "batch.size=20", "ema={half_life_images: 100}", "regularizers=[{name: instance_noise, steps: 15}]",
+    "average, noise, decay": [
+        "batch.size=20", "optimizer.decay={start: 5, steps: 20}", "ema={half_life_images: 100}",
+        "regularizers=[{name: instance_noise, steps: 15}]",
     ],
     "info, joint": ["batch.size=20", "task={name: info, label_weight: 0.4}"],
 }  # fmt: skip

@@ -44,7 +44,10 @@ class Parts:
         """One optimizer over all parameters of the modules; critics may have a learning rate of their own."""
         options = self.optimizer
         rates = {True: options.critic_learning_rate or options.learning_rate, False: options.learning_rate}
-        groups = [{"params": list(module.parameters()), "lr": rates[module is self.critics]} for module in modules]
+        groups = [
+            {"params": list(module.parameters()), "lr": rate, "initial_lr": rate}
+            for module, rate in ((module, rates[module is self.critics]) for module in modules)
+        ]
         return options.build(groups, self.accelerator.fused)
 
     def due(self, step: int) -> list[bool]:

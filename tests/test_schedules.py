@@ -1,4 +1,4 @@
-"""The average of a generator's weights, and noise that fades, against what they are defined as."""
+"""What changes with the step: a generator's average, noise that fades, rates that fall."""
 
 import copy
 
@@ -11,6 +11,8 @@ from service.blocks import GaussianNoise
 from service.collectives import OneReplica
 from service.ema import Average, Ema
 from service.layers import follow_global_batch
+from service.optimizers import Decay
+from service.optimizers.adam import Adam
 
 
 def new_batch(size: int = 64) -> GlobalBatch:
@@ -52,6 +54,19 @@ def test_noise_fades_in_a_straight_line() -> None:
     batch.start(0, 0, 512)
     with batch.passes(batch.own_rows, first=1):
         other_pass = noise(zeros)
-    assert not torch.equal(noise(zeros), other_pass)
-    assert torch.equal(noise(zeros), noise(zeros))
+    first, second = noise(zeros), noise(zeros)  # As when a layer is passed twice in one pass.
+    assert not torch.equal(first, other_pass)
+    assert not torch.equal(first, second)
+    batch.start(0, 0, 512)
+    assert torch.equal(noise(zeros), first)
     assert torch.equal(copy.deepcopy(noise).eval()(zeros), zeros)
+
+
+def test_rates_fall_in_a_straight_line_from_a_step_on() -> None:
+    """PyTorch-GAN's ``LambdaLR``: 1 - max(0, epoch - start) / epochs."""
+    options = Adam(learning_rate=0.1, decay=Decay(start=10, steps=20))
+    parameter = nn.Parameter(torch.zeros(1))
+    built = options.build([{"params": [parameter], "lr": 0.1, "initial_lr": 0.1}], fused=False)
+    for step, expected in ((0, 0.1), (10, 0.1), (15, 0.075), (29, 0.005), (30, 0.0), (99, 0.0)):
+        options.schedule(built, step)
+        assert built.param_groups[0]["lr"] == pytest.approx(expected)
