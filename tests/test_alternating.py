@@ -51,3 +51,15 @@ def test_two_steps_equal_the_published_loop(order: str) -> None:
     for mine, expected in zip(ours, [*generator.parameters(), *critic.parameters()], strict=True):
         torch.testing.assert_close(mine, expected, rtol=1e-7, atol=1e-10)
     assert parts.image == IMAGE
+
+
+@pytest.mark.parametrize("first", [{"steps": 25, "every": 500, "critic_steps": 100}, {"steps": 0, "every": 7}, None])
+def test_batches_are_counted_as_if_one_step_came_after_the_other(first: dict[str, int] | None) -> None:
+    """WGAN's author: ``Diters = 100 if gen_iterations < 25 or gen_iterations % 500 == 0 else 5``."""
+    scheme = Alternating.model_validate({"order": "critic_first", "critic_steps": 5, "more_at_first": first})
+    read = 0
+    for step in range(1200):
+        assert scheme.batches_before(step) == read
+        special = first is not None and (step < first["steps"] or step % first["every"] == 0)
+        assert scheme.batches(step) == (100 if special else 5)
+        read += scheme.batches(step)

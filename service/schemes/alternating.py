@@ -16,8 +16,6 @@ from service.penalties import penalties
 from service.schemes import Parts, Read, Scheme, Stepper
 from service.tasks import Samples, View
 
-_TERMS = ("generator", "real", "fake")
-
 
 class MoreAtFirst(BaseModel):
     """More critic steps while the critic is new: WGAN's author takes 100 in the first 25 steps and each 500th."""
@@ -62,10 +60,10 @@ class Alternating(Scheme):
         return self.critic_steps
 
     def batches_before(self, step: int) -> int:
-        special = self.more_at_first.before(step) if self.more_at_first else 0
-        return (step - special) * self.critic_steps + (
-            special * self.more_at_first.critic_steps if self.more_at_first else 0
-        )
+        if self.more_at_first is None:
+            return step * self.critic_steps
+        special = self.more_at_first.before(step)
+        return (step - special) * self.critic_steps + special * self.more_at_first.critic_steps
 
 
 class AlternatingStepper(Stepper):
@@ -75,10 +73,8 @@ class AlternatingStepper(Stepper):
         self._scheme, self._parts = scheme, parts
         factor = scheme.critic_factor
         self._factor = parts.objective.critic_factor if factor is None else factor
-        self._generator_optimizer, self._critic_optimizer = (
-            parts.optimizer_of(parts.generator),
-            parts.optimizer_of(parts.critics),
-        )
+        self._generator_optimizer = parts.optimizer_of(parts.generator)
+        self._critic_optimizer = parts.optimizer_of(parts.critics)
         self.optimizers = {"generator": self._generator_optimizer, "critic": self._critic_optimizer}
         task = parts.task
         heads = (*task.fake_head_terms, *task.real_head_terms)
