@@ -125,15 +125,12 @@ class GlobalBatch:
         if self.collective.world_size == 1:
             return torch.cat([statistic(group) for group in values.chunk(self.groups)])
         places = self.rows - self._first_group * self.group_size
-        empty = values.new_zeros((self.groups * self.group_size, values.shape[1]))
-        everyone = self.collective.sum_over_replicas(empty.index_copy(0, places, values))
+        everyone = self.collective.sum_over_replicas(_placed(values, places, self.groups * self.group_size))
         return torch.cat([statistic(group) for group in everyone.chunk(self.groups)])[places]
 
     def gather(self, values: Tensor, rows: Tensor) -> Tensor:
         """The global batch's values, (size, ...), on every replica, from the (N, ...) at `rows` here."""
-        whole = values.new_zeros((self.size, *values.shape[1:]))
-        whole[rows] = values
-        return self.collective.sum_over_replicas(whole)
+        return self.collective.sum_over_replicas(_placed(values, rows, self.size))
 
     def whole(self, *tables: tuple[Tensor, Sequence[Tensor]]) -> list[Tensor]:
         """Tables of the global batch, the same on every replica, from each one's rows of them; differentiable.
@@ -161,8 +158,7 @@ class GlobalBatch:
     def _spread(self, values: Tensor, rows: Sequence[Tensor]) -> Tensor:
         """(N, K) -> (passes * size, K), zero where the rows of other replicas belong."""
         places = torch.cat([part + index * self.size for index, part in enumerate(rows)])
-        empty = values.new_zeros((len(rows) * self.size, values.shape[1]))
-        return empty.index_copy(0, places, values)
+        return _placed(values, places, len(rows) * self.size)
 
     def normal(self, name: str, per_row: int) -> Tensor:
         """(N, per_row) standard normal values, keyed by the rows."""
@@ -182,3 +178,8 @@ class GlobalBatch:
         """
         group = self.rows // self.group_size - self._first_group
         return (group[:, None] == torch.arange(self.groups, device=self.device))[..., None]
+
+
+def _placed(values: Tensor, places: Tensor, count: int) -> Tensor:
+    """(N, ...) values, each at its place among `count`, and zeros where those of other replicas belong."""
+    return values.new_zeros((count, *values.shape[1:])).index_copy(0, places, values)

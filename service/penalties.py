@@ -18,12 +18,14 @@ def penalties(
     critics: nn.ModuleDict,
     fakes: Mapping[str, View],
     reals: Mapping[str, View],
+    heads: int,
     batch: GlobalBatch,
     number: int,
 ) -> Tensor:
     """(N,), the sum of the penalties that are due, each the mean over games; zeros if none is.
 
     Args:
+        heads: how many columns at the end of critics' outputs are no logits, and not to be smoothed.
         number: of the first critic's pass.
     """
     total = batch.own_rows.new_zeros(len(batch.own_rows), dtype=batch.dtype)
@@ -33,7 +35,8 @@ def penalties(
                 continue
 
             def logits(view: View, critic: nn.Module = critic, first: int = number + place) -> Tensor:
-                return judge(critic, [view], [batch.own_rows], batch, first).outputs
+                outputs = judge(critic, [view], [batch.own_rows], batch, first).outputs
+                return outputs[:, : outputs.shape[1] - heads]
 
             with batch.passes(batch.own_rows, first=number + place):
                 penalty = regularizer.penalty(logits, fakes[game], reals[game], batch)

@@ -14,6 +14,7 @@ from service.collectives import OneReplica
 from service.components import resolve
 from service.objectives import Judged, Objective
 from service.objectives.bce import BinaryCrossEntropy
+from service.penalties import penalties
 from service.regularizers import Regularizer
 from service.tasks import View
 
@@ -257,6 +258,21 @@ def test_penalties_are_their_formulas() -> None:
     check("dragan", dragan)
     check({"name": "dragan", "noise": "normal", "scale": 0.3}, papers_dragan)
     check("r1", r1)
+
+
+@pytest.mark.parametrize("name", ["gradient_penalty", "dragan", "r1"])
+def test_penalties_are_of_logits_and_not_of_heads(name: str) -> None:
+    class WithHeads(Critic):
+        def forward(self, images: Tensor) -> Tensor:
+            return torch.cat([super().forward(images), 7 * images.flatten(1)[:, :5]], 1)
+
+    expected, _, fake, real, batch = regularized(name)
+    regularizer = resolve("service.regularizers", name, Regularizer)
+    critics = nn.ModuleDict({"image": WithHeads()})
+    views = {"image": View(fake)}, {"image": View(real)}
+    with batch.passes(batch.own_rows):  # The draws of `expected` are pass 0's.
+        found = penalties([regularizer], [True], critics, *views, 5, batch, 0)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
 
 
 def test_spectral_norm_divides_by_the_largest_singular_value() -> None:

@@ -198,7 +198,7 @@ class _CriticLoss(nn.Module):
             on_real, on_fake = verdicts[0].outputs[:, -task.heads :].chunk(2)
             terms += task.head_terms(on_fake, on_real, draw, real).values()
         if parts.regularizers:
-            terms.append(penalties(parts.regularizers, due, self.critics, fakes, seen, batch, PENALISED))
+            terms.append(penalties(parts.regularizers, due, self.critics, fakes, seen, task.heads, batch, PENALISED))
         whole, others = share(verdicts, task.heads, batch, terms)
         losses = [torch.stack(parts.objective.critic(on_fake, on_real)).mean(1) for on_real, on_fake in whole]
         adversarial, besides = torch.stack(losses).mean(0), others.mean(1)

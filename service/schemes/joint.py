@@ -140,7 +140,7 @@ class _JointLoss(nn.Module):
         terms = [*made.terms.values(), *self._head_terms(verdicts, draw, real)]
         if parts.regularizers:
             fakes = {game: view.detached() for game, view in made.views.items()}
-            terms.append(penalties(parts.regularizers, due, self.critics, fakes, seen, batch, PENALISED))
+            terms.append(penalties(parts.regularizers, due, self.critics, fakes, seen, task.heads, batch, PENALISED))
         whole, others = share(verdicts, task.heads, batch, terms)
         losses, weights = (torch.stack(parts) for parts in zip(*map(self._weighted, whole), strict=True))
         # Shards are summed, not averaged: the author's TPU-like loop accumulates one backward pass a shard.

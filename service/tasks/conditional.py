@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from service.batch import GlobalBatch
 from service.networks import ImageShape, Network
 from service.tasks import Made, Samples, Task, View, latent_network, one_hot
-from service.tasks.unconditional import example_latents
+from service.tasks.unconditional import in_turn
 
 
 class Conditional(Task):
@@ -54,10 +54,8 @@ class Conditional(Task):
         self, network: Network, seed: int, count: int, device: torch.device, real: Samples | None = None
     ) -> dict[str, Tensor]:
         """Every class in turn, with the same latents for one of each."""
-        of = torch.arange(count, device=device)
-        rounds = -(-count // self.classes)
-        latents = example_latents(network, seed, rounds, device)[of // self.classes]
-        return {"latents": latents, "classes": one_hot(of % self.classes, self.classes, latents.dtype)}
+        latents, classes = in_turn(network, seed, count, self.classes, device)
+        return {"latents": latents, "classes": classes}
 
     def images(self, generator: nn.Module, examples: Mapping[str, Tensor]) -> Tensor:
         made: Tensor = generator(torch.cat([examples["latents"], examples["classes"]], 1))

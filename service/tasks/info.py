@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from service.batch import GlobalBatch
 from service.networks import ImageShape, Network
 from service.tasks import Made, Samples, Task, View, latent_network, one_hot
-from service.tasks.unconditional import example_latents
+from service.tasks.unconditional import in_turn
 
 
 class Info(Task):
@@ -23,7 +23,6 @@ class Info(Task):
     the squared distance of each code from what is said, halved (a Gaussian of variance 1).
     """
 
-    terms: ClassVar[tuple[str, ...]] = ()
     fake_head_terms: ClassVar[tuple[str, ...]] = ("category", "codes")
     categories: int = Field(10, ge=2)
     codes: int = Field(2, ge=0)
@@ -83,16 +82,11 @@ class Info(Task):
         self, network: Network, seed: int, count: int, device: torch.device, real: Samples | None = None
     ) -> dict[str, Tensor]:
         """Every category in turn, with the same latents for one of each; the first code grows from round to round."""
-        of = torch.arange(count, device=device)
-        rounds = -(-count // self.categories)
-        latents = example_latents(network, seed, rounds, device)[of // self.categories]
+        latents, category = in_turn(network, seed, count, self.categories, device)
+        rounds = torch.arange(count, device=device) // self.categories
         codes = torch.zeros(count, self.codes, device=device)
-        codes[:, :1] = torch.linspace(-1, 1, max(rounds, 2), device=device)[of // self.categories, None]
-        return {
-            "latents": latents,
-            "category": one_hot(of % self.categories, self.categories, latents.dtype),
-            "codes": codes,
-        }
+        codes[:, :1] = torch.linspace(-1, 1, max(-(-count // self.categories), 2), device=device)[rounds, None]
+        return {"latents": latents, "category": category, "codes": codes}
 
     def images(self, generator: nn.Module, examples: Mapping[str, Tensor]) -> Tensor:
         made: Tensor = generator(torch.cat([examples["latents"], examples["category"], examples["codes"]], 1))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from service import randomness
 from service.batch import GlobalBatch
 from service.networks import ImageShape, Network
-from service.tasks import Made, Samples, Task, View, latent_network
+from service.tasks import Made, Samples, Task, View, latent_network, one_hot
 
 
 class Unconditional(Task):
@@ -55,3 +55,10 @@ def example_latents(network: Network, seed: int, count: int, device: torch.devic
     """(count, latent_dim) latents that depend on the seed alone."""
     key = randomness.key_of(seed, "example latents")
     return randomness.normal(key, 0, torch.arange(count, device=device), latent_network(network).latent_dim)
+
+
+def in_turn(network: Network, seed: int, count: int, kinds: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Example latents, and a kind for each, one-hot: every kind in turn, with the same latents for one of each."""
+    numbers = torch.arange(count, device=device)
+    latents = example_latents(network, seed, -(-count // kinds), device)[numbers // kinds]
+    return latents, one_hot(numbers % kinds, kinds, latents.dtype)
