@@ -56,7 +56,7 @@ class GlobalBatch:
         self.groups = shards
         self._first_row = 0
         self._first_group = 0
-        self._part = 0
+        self._part = ""
         self._visits: Counter[tuple[str, int]] = Counter()
 
     def start(self, step: int, first_row: int, count: int, part: int = 0) -> None:
@@ -64,7 +64,7 @@ class GlobalBatch:
         self.step.fill_(step)
         if count != len(self.own_rows) or first_row != self._first_row:
             self.own_rows = torch.arange(first_row, first_row + count, device=self.device)
-        self._first_row, self._part = first_row, part
+        self._first_row, self._part = first_row, f"part {part}" if part else ""
         self._visits.clear()
         self._show((self.own_rows,), 0)
 
@@ -83,6 +83,33 @@ class GlobalBatch:
         self.rows = numbered[0] if len(numbered) == 1 else torch.cat(numbered)
         self.groups = len(rows) * self.shards
         self._first_group = first * self.shards
+
+    @contextmanager
+    def thinned(self, every: int) -> Iterator[slice]:
+        """Within, the batch is every so-manieth row of itself; yields which of this replica's samples those are.
+
+        Networks that follow the batch are then shown those rows alone.
+        """
+        before = self.size, self.group_size, self.own_rows, self._part
+        kept = slice(-self._first_row % every, None, every)
+        self.size, self.group_size = self.size // every, self.group_size // every
+        self.own_rows = self.own_rows[kept] // every
+        self._part = f"{self._part}, thinned"  # Rows have other numbers now, and may not draw what those draw.
+        try:
+            with self.passes(self.own_rows):
+                yield kept
+        finally:
+            self.size, self.group_size, self.own_rows, self._part = before
+
+    @contextmanager
+    def drawing_at(self, step: int) -> Iterator[None]:
+        """Within, noise is that of another step."""
+        before = self.step
+        self.step = torch.full_like(before, step)
+        try:
+            yield
+        finally:
+            self.step = before
 
     def all_rows(self, number: int = 0) -> Tensor:
         """(size,) the rows of the whole batch in pass `number`, wherever they are."""
@@ -169,7 +196,7 @@ class GlobalBatch:
         return randomness.uniform(self._key(name), self.step, self.rows if rows is None else rows, per_row)
 
     def _key(self, name: str) -> int:
-        return randomness.key_of(self.seed, f"{name}, part {self._part}" if self._part else name)
+        return randomness.key_of(self.seed, f"{name}, {self._part}" if self._part else name)
 
     def _members(self) -> Tensor:
         """(N, groups, 1), whether the row is of the group.

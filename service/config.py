@@ -16,15 +16,18 @@ from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, Se
 from pipelines.images import Transform
 from pipelines.plan import SKIP_LIMIT
 from pipelines.sources import Source
+from service.augmentation import Augmentation
 from service.components import Component, ConfigError, name_of, nearest, resolve
 from service.ema import Ema
 from service.networks import ImageShape, Network
 from service.objectives import Objective
 from service.optimizers import Optimizer
+from service.panel import Panel
 from service.randomness import MAX_STEPS
 from service.regularizers import Regularizer
 from service.schemes import Scheme
 from service.tasks import Task
+from service.terms import Term
 
 
 class _Options(BaseModel):
@@ -142,6 +145,11 @@ class Run(_Options):
         tuple[SerializeAsAny[Regularizer], ...],
         BeforeValidator(lambda value: _several("service.regularizers", value, Regularizer)),
     ] = ()
+    terms: Annotated[
+        tuple[SerializeAsAny[Term], ...], BeforeValidator(lambda value: _several("service.terms", value, Term))
+    ] = ()
+    critics: Panel = Field(Panel(), description="several critics, or critics at several scales")
+    augmentation: Augmentation = Field(Augmentation(), description="of real images, when they are trained on")
     optimizer: Annotated[Optimizer, *_of("service.optimizers", Optimizer, "adam")] = Field(
         "adam", validate_default=True
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -85,6 +85,11 @@ def share(
         ]
         for table, columns, found in zip(whole, width, verdicts, strict=True)
     ], means
+
+
+def mean_terms(of_critics: Sequence[Mapping[str, Tensor]]) -> list[Tensor]:
+    """Losses of what critics say beside logits, (N,) by name for each critic: their means."""
+    return [torch.stack(losses).mean(0) for losses in zip(*(found.values() for found in of_critics), strict=True)]
 
 
 def _judged(logits: Tensor, kinds: Tensor, batch: GlobalBatch, number: int) -> Judged:

@@ -16,6 +16,8 @@ from torch.nn.modules.dropout import _DropoutNd
 from service.batch import GlobalBatch
 from service.blocks import GaussianNoise
 from service.minibatch import MinibatchLayer
+from service.noisy import NoisyHeads
+from service.norms import SwitchableNorm
 
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 _ELEMENT_DROPOUTS = (nn.Dropout,)
@@ -30,6 +32,12 @@ def follow_global_batch(module: nn.Module, batch: GlobalBatch, name: str) -> nn.
         return KeyedDropout(module, batch, name)
     if isinstance(module, MinibatchLayer):
         return GlobalMinibatch(module, batch)
+    if isinstance(module, SwitchableNorm):
+        module.groups = batch
+        return module
+    if isinstance(module, NoisyHeads):
+        module.batch = batch
+        return module
     if isinstance(module, GaussianNoise):
         return KeyedNoise(module, batch, name)
     if isinstance(module, _BatchNorm | _DropoutNd | nn.SyncBatchNorm):

@@ -30,7 +30,7 @@ class GeneratorModel(PythonModel):  # type: ignore[misc]
         described = json.loads(Path(context.artifacts["description"]).read_text())
         self._network = resolve("service.networks", described["network"], Network)
         self._task = resolve("service.tasks", described["task"], Task)
-        self._generator, _ = self._task.build(self._network, ImageShape(*described["image"]))
+        self._generator = self._task.generator(self._network, ImageShape(*described["image"]))
         self._generator.load_state_dict(load_file(context.artifacts["weights"]))
         self._generator.eval()
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from service.blocks import initialise_dcgan
+from service.norms import Norm, norm_of, wants_bias
 
-Norm = Literal["instance", "batch", "none"]
 #: ``self`` is PyTorch-GAN's, in SelfGAN's notebooks; the others are junyanz/pytorch-CycleGAN-and-pix2pix's.
 PatchForm = Literal["self", "patch70", "pixel"]
 
@@ -55,14 +55,7 @@ def least_side(form: PatchForm) -> int:
     return {"self": 32, "patch70": 32, "pixel": 1}[form]
 
 
-def norm_of(norm: Norm, channels: int) -> list[nn.Module]:
-    """A normalisation of so many channels, if there is to be one."""
-    if norm == "none":
-        return []
-    return [nn.InstanceNorm2d(channels) if norm == "instance" else nn.BatchNorm2d(channels)]
-
-
 def _stage(fan_in: int, fan_out: int, kernel: int, stride: int, norm: Norm) -> list[nn.Module]:
     padding = kernel // 2 - 1 if kernel > 1 else 0
-    convolution = nn.Conv2d(fan_in, fan_out, kernel, stride, padding, bias=norm == "none")  # A norm takes it away.
+    convolution = nn.Conv2d(fan_in, fan_out, kernel, stride, padding, bias=wants_bias(norm))
     return [convolution, *norm_of(norm, fan_out), nn.LeakyReLU(0.2, inplace=True)]

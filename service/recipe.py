@@ -83,7 +83,10 @@ def check(run: Run) -> None:
     """Raise ConfigError, with the reason, if the parts cannot be combined."""
     try:
         run.task.check(run.network, run.image)
-        run.scheme.check(run.objective)
+        run.critics.check(run.network, run.image)
+        run.scheme.check(run.objective, run.batch.size, run.batch.shards)
+        for term in run.terms:
+            term.check()
     except ValueError as error:
         raise ConfigError(str(error)) from error
     try:
@@ -103,6 +106,8 @@ def check(run: Run) -> None:
         )
     if run.task.needs_pairs and run.data.shards is None and len(run.data.source.columns) < 2:
         raise ConfigError(f"task {name_of(run.task)}: data.source {name_of(run.data.source)} has no pairs; take pairs")
+    if not run.task.needs_pairs and any(term.needs_pairs for term in run.terms):
+        raise ConfigError(f"terms: task {name_of(run.task)} has no true images to compare with; take task=paired")
     for uri in (run.data.shards, *(domain.shards for domain in run.data.domains), run.storage, run.loader.cache):
         refuse_credentials(uri or "")
     if run.batch.size % run.batch.shards:
@@ -117,14 +122,16 @@ def check(run: Run) -> None:
 
 def _outputs(run: Run) -> int:
     """How many logits critics give an image."""
-    _, critics = run.task.build(run.network, run.image)
+    run.task.generator(run.network, run.image)
+    critics = run.critics.critics(run.task, run.network, run.image)
     for regularizer in run.regularizers:
         regularizer.prepare(critics)
     images = torch.empty(2, *run.image)
     seen = run.task.seen(Samples(images, torch.zeros(2, dtype=torch.int64), images, (images,)))
     found = []
-    for game, view in seen.items():
-        logits: torch.Tensor = critics[game](*(value for value in (view.images, view.given) if value is not None))
+    for name, seat in run.critics.seats(run.task.games).items():
+        view = seen[seat.game]
+        logits: torch.Tensor = critics[name](*(value for value in (view.images, view.given) if value is not None))
         found.append(logits.shape[1])
     return min(found) - run.task.heads
 

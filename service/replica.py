@@ -13,9 +13,11 @@ from pipelines.loader import Loader, LocalBatch
 from service.accelerators import Accelerator
 from service.batch import GlobalBatch
 from service.checkpoints import AVERAGE, State, network_weights
+from service.components import name_of
 from service.config import Run, dump
 from service.divergence import Diverged
 from service.ema import Average
+from service.growth import begins, faded, grow
 from service.layers import follow_global_batch
 from service.pixels import to_image, to_model
 from service.pool import Pools
@@ -41,6 +43,9 @@ class Replica:
             run.batch.size, run.batch.shards, run.seed, accelerator.collective, accelerator.device, run.torch_dtype
         )
         self._pools = Pools(run.task.pool, self._batch)
+        self._seats = run.critics.seats(run.task.games)
+        self._last_stage = run.network.last_stage(run.image)
+        self._stage: float | None = None
         self.generator, self.critics = self._networks()
         self._parts = Parts(
             network=run.network,
@@ -51,6 +56,8 @@ class Replica:
             image=run.image,
             generator=self.generator,
             critics=self.critics,
+            seats=self._seats,
+            terms={name_of(term): term.build(accelerator.device, run.torch_dtype) for term in run.terms},
             batch=self._batch,
             pools=self._pools,
             accelerator=accelerator,
@@ -67,6 +74,8 @@ class Replica:
         """Train on the batch of `step`; returns batch-global losses and weights, on the device."""
         for optimizer in self._stepper.optimizers.values():
             self._run.optimizer.schedule(optimizer, step)
+        if self._last_stage:
+            self._grow(step)
         metrics = self._stepper.step(step, lambda number: self._open(step, number))
         if self._average:
             self._average.follow(step)
@@ -168,13 +177,28 @@ class Replica:
         average = {AVERAGE: self._average.network} if self._average else {}
         return {"generator": self.generator, "critic": self.critics, **average}
 
+    def _grow(self, step: int) -> None:
+        """Let networks be as far as they are to be at `step`."""
+        now, before = (
+            self._run.network.stage(self._run.image, max(at, 0) * self._run.batch.size) for at in (step, step - 1)
+        )
+        self._stage = now
+        for network in self._continuing().values():
+            grow(network, now)
+        if begins(now, before):
+            for optimizer in self._stepper.optimizers.values():
+                optimizer.state.clear()
+
     def _open(self, step: int, number: int) -> Samples:
         """Read the batch of that number of a step's, as the part of the step that it is for."""
         at = self._run.scheme.batches_before(step) + number
         local = [loader.batch(at) for loader in self._loaders]  # All have as many lanes, so their rows are the same.
         _check_labels(local[0].labels, self._run.task.labels)
         self._batch.start(step, local[0].first_row, len(local[0].images), part=number)
-        self._real = self._samples(local)
+        self._real = self._run.augmentation.of(self._samples(local), self._batch)
+        if self._stage is not None:
+            images = faded(self._real.images, self._stage, self._last_stage)
+            self._real = self._real._replace(images=images)
         return self._real
 
     def _samples(self, local: Sequence[LocalBatch]) -> Samples:
@@ -194,7 +218,9 @@ class Replica:
         digest = hashlib.blake2b(f"{self._run.seed}/weights".encode(), digest_size=8).digest()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int.from_bytes(digest, "little") >> 1)
-            generator, critics = self._run.task.build(self._run.network, self._run.image)
+            run = self._run
+            generator = run.task.generator(run.network, run.image)
+            critics = run.critics.critics(run.task, run.network, run.image)
             for regularizer in self._run.regularizers:
                 regularizer.prepare(critics)
         place = self._accelerator.device, self._run.torch_dtype

@@ -4,7 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from service.schemes.alternating import Alternating
+from service.objectives.wgan import Wasserstein
+from service.schemes import Parts
+from service.schemes.alternating import Alternating, AlternatingStepper
 from tests.test_step import IMAGE, NETWORK, SIZE, bce, images, networks, parts_of, samples
 
 
@@ -63,3 +65,62 @@ def test_batches_are_counted_as_if_one_step_came_after_the_other(first: dict[str
         special = first is not None and (step < first["steps"] or step % first["every"] == 0)
         assert scheme.batches(step) == (100 if special else 5)
         read += scheme.batches(step)
+
+
+def gradients_of(stepper: AlternatingStepper, parts: Parts, step: int) -> tuple[list[Tensor], list[Tensor], Tensor]:
+    """The critic's gradients in one step, the generator's weights after it, and what it has made."""
+    found: list[Tensor] = []
+    optimizer = stepper.optimizers["critic"]
+    hook = optimizer.register_step_pre_hook(
+        lambda *_: found.extend(p.grad.clone() for p in parts.critics.parameters() if p.grad is not None)
+    )
+    parts.batch.start(step, 0, SIZE)
+    stepper.step(step, lambda _: samples(step))
+    hook.remove()
+    return found, [p.detach().clone() for p in parts.generator.parameters()], stepper.fakes
+
+
+def test_a_critic_learns_from_part_of_the_batch() -> None:
+    parts = parts_of(1)
+    scheme = Alternating(order="simultaneous", critic_batch=SIZE // 4)
+    scheme.check(parts.objective, SIZE, 1)
+    found, _, fakes = gradients_of(AlternatingStepper(scheme, parts), parts, 0)
+    assert len(fakes) == SIZE  # The generator's batch is whole.
+    _, critic = networks()
+    loss = bce(torch.sigmoid(critic(images(0)[::4])), 1) + bce(torch.sigmoid(critic(fakes[::4])), 0)
+    for mine, expected in zip(found, torch.autograd.grad(0.5 * loss, list(critic.parameters())), strict=True):
+        torch.testing.assert_close(mine, expected, rtol=1e-8, atol=1e-11)
+    with pytest.raises(ValueError, match="name a divisor"):
+        Alternating(critic_batch=SIZE // 4).check(parts.objective, SIZE, SIZE // 2)
+    with pytest.raises(ValueError, match="name a divisor"):
+        Alternating(critic_batch=SIZE - 1).check(parts.objective, SIZE, 1)
+
+
+def test_a_critic_begins_on_real_images_alone() -> None:
+    parts = parts_of(1)
+    scheme = Alternating(order="simultaneous", real_first_steps=1)
+    start = [p.detach().clone() for p in parts.generator.parameters()]
+    stepper = AlternatingStepper(scheme, parts)
+    found, weights, _ = gradients_of(stepper, parts, 0)
+    assert all(torch.equal(now, then) for now, then in zip(weights, start, strict=True))
+    _, critic = networks()
+    loss = 0.5 * bce(torch.sigmoid(critic(images(0))), 1)
+    for mine, expected in zip(found, torch.autograd.grad(loss, list(critic.parameters())), strict=True):
+        torch.testing.assert_close(mine, expected, rtol=1e-8, atol=1e-11)
+    _, weights, _ = gradients_of(stepper, parts, 1)
+    assert not any(torch.equal(now, then) for now, then in zip(weights, start, strict=True))
+    with pytest.raises(ValueError, match="no lower bound"):
+        scheme.check(Wasserstein(), SIZE, 1)
+
+
+def test_steps_share_latents_and_not_real_samples() -> None:
+    parts = parts_of(1)
+    drawn = []
+    for step in range(6):
+        parts.batch.start(step, 0, SIZE)
+        drawn.append(parts.draw(step, latent_steps=3)["latents"])
+    for step, latents in enumerate(drawn):
+        assert torch.equal(latents, drawn[step // 3 * 3])
+    assert not torch.equal(drawn[0], drawn[3])
+    parts.batch.start(0, 0, SIZE)
+    assert torch.equal(drawn[0], parts.task.draw(NETWORK, parts.batch)["latents"])

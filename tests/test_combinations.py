@@ -45,6 +45,7 @@ SCHEMES = {
     "generator first": ["scheme=alternating"],
     "critic first, twice": ["scheme={name: alternating, order: critic_first, critic_steps: 2}"],
     "simultaneous": ["scheme={name: alternating, order: simultaneous}"],
+    "critics on half the batch": ["scheme={name: alternating, critic_batch: 3, latent_steps: 2}"],
 }
 OBJECTIVES = names("service.objectives")
 NEGATIVE, WITHOUT_VALIDITY = {"wgan", "hinge", "softmax"}, {"wgan", "hinge", "softmax", "relativistic", "sim_cosine"}

@@ -11,10 +11,11 @@ FILES = sorted(file for folder in ("service", "pipelines") for file in (ROOT / f
 #: Each may import what stands before it, and its own.
 LAYERS = [
     {"service.components", "service.collectives", "service.randomness", "service.pixels"},
-    {"pipelines", "service.batch", "service.blocks", "service.patches",
-     "service.layers", "service.ema", "service.minibatch", "service.accelerators", "service.divergence"},
+    {"pipelines", "service.batch", "service.blocks", "service.norms", "service.noisy", "service.patches",
+     "service.growth", "service.vgg", "service.layers", "service.ema", "service.minibatch", "service.accelerators",
+     "service.divergence"},
     {"service.networks", "service.objectives", "service.balances", "service.tasks", "service.regularizers",
-     "service.optimizers"},
+     "service.optimizers", "service.terms", "service.panel", "service.augmentation"},
     {"service.judging", "service.penalties", "service.pool"},
     {"service.schemes"},
     {"service.config", "service.recipe", "service.checkpoints", "service.monitors", "service.quality",

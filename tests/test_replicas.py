@@ -37,6 +37,8 @@ SCHEMES = {
     "alternating": ["batch.size=24", "scheme=alternating"],
     "alternating, critic first": ["batch.size=20", "scheme=alternating", "scheme.order=critic_first"],
 }  # fmt: skip
+#: Two steps at 4x4, four to fade 8x8 in, and so on.
+GROWING = "network={name: pggan, latent_dim: 8, channels: 32, most_channels: 8, stable_images: 40, fade_images: 80}"
 #: Objectives and regularizers, which have their own statistics of the batch, on fewer steps and replicas.
 OTHERS = {
     "wgan, three critic steps, gradient penalty": [
@@ -72,12 +74,31 @@ OTHERS = {
         "batch.size=20", "optimizer.decay={start: 5, steps: 20}", "ema={half_life_images: 100}",
         "regularizers=[{name: instance_noise, steps: 15}]",
     ],
-    "info, joint": ["batch.size=20", "task={name: info, label_weight: 0.4}"],
+    "info, joint, four critics at two scales": [
+        "batch.size=20", "task={name: info, label_weight: 0.4}", "critics={count: 2, scales: 2}",
+        "network.critic_stages=2",
+    ],
+    "critics on a third of the batch, latents of two steps, total variation": [
+        "batch.size=24", "scheme={name: alternating, critic_batch: 8, latent_steps: 2}", "terms=total_variation",
+    ],
+    "critic first on real images alone, and on half of them, flips, jitter": [
+        "batch.size=24", "batch.shards=2", "augmentation={flip: 0.5, jitter: 1.2}",
+        "scheme={name: alternating, order: critic_first, critic_batch: 12, real_first_steps: 2}",
+    ],
+    "growing, joint, in the middle of a fade": ["batch.size=20", GROWING],
+    "growing, alternating, gradient penalty": [
+        "batch.size=20", GROWING, "objective={name: wgan, drift: 0.001}", "regularizers=[gradient_penalty]",
+        "scheme={name: alternating, order: simultaneous}", "ema={decay: 0.9}",
+    ],
+    "three noisy generators": [
+        "batch.size=20", "network={name: noisy_mlp, generator_widths: [8], critic_widths: [8], latent_dim: 8}",
+    ],
 }  # fmt: skip
 
 
 def build(options: list[str], rank: int, world_size: int, data: str) -> tuple[Run, Replica]:
-    run = load("digits", [*TINY, *options])
+    sizes = TINY[2:] if not any(option.startswith("network=") for option in options) else []
+    run = load("digits", [*TINY[:2], *sizes, *options])
     loader = open_loader(Location.of(data), run.data.transform, run.batch.size, run.seed, rank, world_size)
     return run, Replica(run, TorchDistributed(torch.device("cpu")), loader)
 

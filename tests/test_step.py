@@ -15,6 +15,7 @@ from service.networks import ImageShape
 from service.networks.dcgan import DCGAN
 from service.objectives.bce import BinaryCrossEntropy
 from service.optimizers.adam import Adam
+from service.panel import Panel
 from service.pool import Pools
 from service.schemes import Parts
 from service.schemes.joint import Joint
@@ -63,8 +64,7 @@ FORMULAS = {
 
 def networks() -> tuple[nn.Module, nn.Module]:
     torch.manual_seed(0)
-    generator, critics = Unconditional().build(NETWORK, IMAGE)
-    critic = critics["image"]
+    generator, critic = Unconditional().generator(NETWORK, IMAGE), Unconditional().critic(NETWORK, IMAGE)
     for parameter in critic.parameters():  # Logits far from zero, so that validities differ.
         parameter.data.mul_(3)
     return generator.double(), critic.double()
@@ -90,6 +90,8 @@ def parts_of(shards: int) -> Parts:
         image=IMAGE,
         generator=generator,
         critics=critics,
+        seats=Panel().seats(["image"]),
+        terms={},
         batch=batch,
         pools=Pools(0, batch),
         accelerator=accelerator,

@@ -20,6 +20,7 @@ from service.networks import ImageShape, TranslationNetwork
 from service.networks.dcgan import DCGAN
 from service.networks.resnet import ResNet
 from service.networks.unet import UNet
+from service.panel import Panel
 from service.pool import Pools
 from service.recipe import load
 from service.replica import Replica
@@ -49,7 +50,7 @@ def new_batch() -> GlobalBatch:
 
 
 def doubled(task: Task) -> tuple[nn.Module, nn.ModuleDict]:
-    generator, critics = task.build(NETWORK, IMAGE)
+    generator, critics = task.generator(NETWORK, IMAGE), Panel().critics(task, NETWORK, IMAGE)
     return generator.double(), critics.double()
 
 
@@ -121,7 +122,7 @@ def test_info_cycle_terms_are_the_authors() -> None:
 def test_domain_and_codes_reach_the_image(network: TranslationNetwork) -> None:
     """A norm takes away what is the same all over an image, and so may take what it was told."""
     task = InfoCycle(domains=3, codes=2)
-    generator, _ = task.build(network, IMAGE)
+    generator = task.generator(network, IMAGE)
     generator.double().eval()
     first, second = torch.eye(3, dtype=torch.float64)[[0] * SIZE], torch.eye(3, dtype=torch.float64)[[1] * SIZE]
     codes = torch.ones(SIZE, 2, dtype=torch.float64)

@@ -29,8 +29,12 @@ class Accelerator(Protocol):
     #: Whether optimizers that update all parameters in one kernel are there.
     fused: bool
 
-    def wrap(self, loss: nn.Module) -> nn.Module:
-        """`loss`, whose parameters' gradients will be averaged over the replicas."""
+    def wrap(self, loss: nn.Module, some_unused: bool = False) -> nn.Module:
+        """`loss`, whose parameters' gradients will be averaged over the replicas.
+
+        Args:
+            some_unused: whether there are steps in which some parameters take no part.
+        """
         ...
 
     def step(self, optimizer: torch.optim.Optimizer, skip: Tensor) -> None:

@@ -27,13 +27,17 @@ class TorchDistributed:
         self.rank = dist.get_rank() if several else 0
         self.world_size = self.collective.world_size
 
-    def wrap(self, loss: nn.Module) -> nn.Module:
+    def wrap(self, loss: nn.Module, some_unused: bool = False) -> nn.Module:
         if self.world_size == 1:
             return loss
         devices = [self.device] if self.device.type == "cuda" else None
         # Buffers are statistics of the global batch, equal on all replicas: no step has to send them.
         return DistributedDataParallel(
-            loss, device_ids=devices, forward_sync_buffers=False, gradient_as_bucket_view=True
+            loss,
+            device_ids=devices,
+            forward_sync_buffers=False,
+            gradient_as_bucket_view=True,
+            find_unused_parameters=some_unused,
         )
 
     def step(self, optimizer: torch.optim.Optimizer, skip: Tensor) -> None:

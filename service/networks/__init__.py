@@ -33,6 +33,14 @@ class Network(Component):
     def check(self, image: ImageShape) -> None:
         """Raise ValueError, with the reason, if the family cannot make images of this shape."""
 
+    def last_stage(self, image: ImageShape) -> int:
+        """How often networks grow while they train (`service.growth`); 0 for those that do not."""
+        return 0
+
+    def stage(self, image: ImageShape, seen: int) -> float:
+        """How far the networks are to have grown after `seen` real images."""
+        return float(self.last_stage(image))
+
 
 class LatentNetwork(Network):
     """A family whose generator makes images of vectors."""

@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field
 from torch import nn
 
-from service.blocks import Reshape, UpsampleConv, initialise_dcgan
+from service.blocks import Reshape, Upsampling, doubling, initialise_dcgan
 from service.minibatch import MinibatchDeviation, MinibatchDiscrimination
 from service.networks import ImageShape, LatentNetwork
 from service.patches import PatchCritic
@@ -19,6 +19,7 @@ class DCGAN(LatentNetwork):
 
     #: Channels of the generator's first two stages; the third has half as many.
     generator_channels: int = Field(128, ge=1)
+    upsampling: Upsampling = "nearest"
     #: Channels of the critic's first stage; each further one has twice as many.
     critic_channels: int = Field(16, ge=1)
     #: How often the critic halves its input.
@@ -58,10 +59,10 @@ class DCGAN(LatentNetwork):
             nn.Linear(inputs, wide * height * width),
             Reshape(wide, height, width),
             nn.BatchNorm2d(wide),
-            UpsampleConv(wide, wide),
+            doubling(self.upsampling, wide, wide),
             nn.BatchNorm2d(wide, self.batch_norm_eps),
             nn.LeakyReLU(0.2, inplace=True),
-            UpsampleConv(wide, narrow),
+            doubling(self.upsampling, wide, narrow),
             nn.BatchNorm2d(narrow, self.batch_norm_eps),
             nn.LeakyReLU(0.2, inplace=True),
             nn.Conv2d(narrow, image.channels, 3, padding=1),

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 from torch import Tensor, nn
 
-from service.blocks import UpsampleConv, initialise_dcgan
+from service.blocks import GatedConv, Upsampling, doubling, initialise_dcgan
 from service.networks import ImageShape, TranslationNetwork
-from service.patches import Norm, PatchForm, least_side, norm_of, patch_critic
+from service.norms import Norm, norm_of, wants_bias
+from service.patches import PatchForm, least_side, patch_critic
 
 
 class ResNet(TranslationNetwork):
@@ -21,6 +24,9 @@ class ResNet(TranslationNetwork):
     critic_channels: int = Field(64, ge=1)
     critic_form: PatchForm = "self"
     norm: Norm = "instance"
+    #: Gated convolutions (for holes to be filled) stand for a convolution, its norm and its activation.
+    convolution: Literal["plain", "gated"] = "plain"
+    upsampling: Upsampling = "nearest"
 
     def check(self, image: ImageShape) -> None:
         least = max(16, least_side(self.critic_form))
@@ -34,15 +40,19 @@ class ResNet(TranslationNetwork):
         width = self.channels
         # What is the same all over the image, as channels that tell a domain are, a norm right here would take away.
         first: Norm = self.norm if source.channels == image.channels else "none"
-        layers: list[nn.Module] = [nn.ReflectionPad2d(3), nn.Conv2d(source.channels, width, 7, bias=first == "none")]
-        layers += [*norm_of(first, width), nn.ReLU(inplace=True)]
+        layers: list[nn.Module] = [nn.ReflectionPad2d(3), *self._stage(first, source.channels, width, 7)]
         for _ in range(2):
-            layers.append(nn.Conv2d(width, 2 * width, 3, 2, 1, bias=self.norm == "none"))
-            layers += [*norm_of(self.norm, 2 * width), nn.ReLU(inplace=True)]
+            layers += self._stage(self.norm, width, 2 * width, 3, 2, 1)
             width *= 2
-        layers += [_Residual(width, self.norm) for _ in range(self.blocks)]
+        for _ in range(self.blocks):
+            last = nn.Conv2d(width, width, 3, bias=wants_bias(self.norm))
+            stage = self._stage(self.norm, width, width, 3)
+            layers.append(
+                Residual(nn.ReflectionPad2d(1), *stage, nn.ReflectionPad2d(1), last, *norm_of(self.norm, width))
+            )
         for _ in range(2):
-            layers += [UpsampleConv(width, width // 2), *norm_of(self.norm, width // 2), nn.ReLU(inplace=True)]
+            layers.append(doubling(self.upsampling, width, width // 2))
+            layers += [*norm_of(self.norm, width // 2), nn.ReLU(inplace=True)]
             width //= 2
         layers += [nn.ReflectionPad2d(3), nn.Conv2d(width, image.channels, 7), nn.Tanh()]
         return nn.Sequential(*layers).apply(initialise_dcgan)
@@ -50,16 +60,23 @@ class ResNet(TranslationNetwork):
     def critic(self, image: ImageShape, heads: int = 0) -> nn.Module:
         return patch_critic(image.channels, self.critic_channels, self.critic_form, self.norm, heads)
 
+    def _stage(
+        self, norm: Norm, fan_in: int, fan_out: int, kernel: int, stride: int = 1, padding: int = 0
+    ) -> list[nn.Module]:
+        if self.convolution == "gated":
+            return [GatedConv(fan_in, fan_out, kernel, stride, padding)]
+        convolution = nn.Conv2d(fan_in, fan_out, kernel, stride, padding, bias=wants_bias(norm))
+        return [convolution, *norm_of(norm, fan_out), nn.ReLU(inplace=True)]
 
-class _Residual(nn.Module):
-    def __init__(self, width: int, norm: Norm) -> None:
+
+class Residual(nn.Module):
+    """What some modules make of an image is added to the image."""
+
+    def __init__(self, *modules: nn.Module) -> None:
         super().__init__()
-        bias = norm == "none"  # A norm takes it away.
-        self.block = nn.Sequential(
-            nn.ReflectionPad2d(1), nn.Conv2d(width, width, 3, bias=bias), *norm_of(norm, width), nn.ReLU(inplace=True),
-            nn.ReflectionPad2d(1), nn.Conv2d(width, width, 3, bias=bias), *norm_of(norm, width),
-        )  # fmt: skip
+        self.block = nn.Sequential(*modules)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> the same."""
         added: Tensor = x + self.block(x)
         return added

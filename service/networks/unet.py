@@ -6,9 +6,10 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from service.blocks import initialise_dcgan
+from service.blocks import Upscale, initialise_dcgan
 from service.networks import ImageShape, TranslationNetwork
-from service.patches import Norm, PatchForm, least_side, norm_of, patch_critic
+from service.norms import Norm, norm_of, wants_bias
+from service.patches import PatchForm, least_side, patch_critic
 
 
 class UNet(TranslationNetwork):
@@ -47,11 +48,13 @@ class UNet(TranslationNetwork):
         return patch_critic(image.channels, self.critic_channels, self.critic_form, self.norm, heads)
 
     def _down(self, fan_in: int, fan_out: int, norm: Norm, dropout: bool) -> nn.Module:
-        layers = [nn.Conv2d(fan_in, fan_out, 4, 2, 1, bias=False), *norm_of(norm, fan_out), nn.LeakyReLU(0.2)]
+        convolution = nn.Conv2d(fan_in, fan_out, 4, 2, 1, bias=wants_bias(self.norm))
+        layers = [convolution, *norm_of(norm, fan_out), nn.LeakyReLU(0.2)]
         return nn.Sequential(*layers, *([nn.Dropout(self.dropout)] if dropout and self.dropout else []))
 
     def _up(self, fan_in: int, fan_out: int, dropout: bool) -> nn.Module:
-        layers = [nn.ConvTranspose2d(fan_in, fan_out, 4, 2, 1, bias=False), *norm_of(self.norm, fan_out)]
+        convolution = nn.ConvTranspose2d(fan_in, fan_out, 4, 2, 1, bias=wants_bias(self.norm))
+        layers = [convolution, *norm_of(self.norm, fan_out)]
         return nn.Sequential(*layers, nn.ReLU(), *([nn.Dropout(self.dropout)] if dropout and self.dropout else []))
 
 
@@ -60,7 +63,7 @@ class _UNet(nn.Module):
         super().__init__()
         self.down, self.up = down, up
         self.last = nn.Sequential(
-            nn.Upsample(scale_factor=2), nn.ZeroPad2d((1, 0, 1, 0)), nn.Conv2d(features, channels, 4, padding=1),
+            Upscale(), nn.ZeroPad2d((1, 0, 1, 0)), nn.Conv2d(features, channels, 4, padding=1),
             nn.Tanh(),
         )  # fmt: skip
 

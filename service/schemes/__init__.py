@@ -5,8 +5,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from service.accelerators import Accelerator
@@ -16,17 +18,25 @@ from service.divergence import Divergence
 from service.networks import ImageShape, Network
 from service.objectives import Objective
 from service.optimizers import Optimizer
+from service.panel import Seat
 from service.pool import Pools
 from service.regularizers import Regularizer
-from service.tasks import Samples, Task
+from service.tasks import Made, Samples, Task
+from service.terms import Distance
 
 #: Number -> this replica's rows of that batch of real samples, opened as the part of the step it is read for.
 Read = Callable[[int], Samples]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Parts:
-    """What a scheme trains, and with what. Networks follow the batch and are on its device."""
+    """What a scheme trains, and with what. Networks follow the batch and are on its device.
+
+    Attributes:
+        seats: of the critics, by name: which game each judges.
+        terms: of what is made, and of its target, beside the task's: (N,) by name.
+    """
 
     network: Network
     task: Task
@@ -36,6 +46,8 @@ class Parts:
     image: ImageShape
     generator: nn.Module
     critics: nn.ModuleDict
+    seats: Mapping[str, Seat]
+    terms: Mapping[str, Distance]
     batch: GlobalBatch
     pools: Pools
     accelerator: Accelerator
@@ -49,6 +61,38 @@ class Parts:
             for module, rate in ((module, rates[module is self.critics]) for module in modules)
         ]
         return options.build(groups, self.accelerator.fused)
+
+    def wrap(self, loss: nn.Module) -> nn.Module:
+        """`loss`, with its gradients reduced over the replicas."""
+        return self.accelerator.wrap(loss, some_unused=self.network.last_stage(self.image) > 0)
+
+    def draw(self, step: int, latent_steps: int) -> dict[str, Tensor]:
+        """Noise for the batch, which so many steps in a row share."""
+        with self.batch.drawing_at(step - step % latent_steps):
+            return self.task.draw(self.network, self.batch)
+
+    @property
+    def term_names(self) -> tuple[str, ...]:
+        """Of all losses of what is made, beside the adversarial ones."""
+        return (*self.task.terms, *self.terms)
+
+    def make(self, generator: nn.Module, draw: Mapping[str, Tensor], real: Samples) -> Made:
+        """What the generator makes, with all terms of it."""
+        made = self.task.make(generator, draw, real)
+        if not self.terms:
+            return made
+        targets = self.task.seen(real) if self.task.needs_pairs else {}
+        terms = dict(made.terms)
+        for name, distance in self.terms.items():
+            found = [
+                distance(view.images, targets[game].images if targets else None) for game, view in made.views.items()
+            ]
+            terms[name] = torch.stack(found).mean(0)
+        return Made(made.views, terms)
+
+    def by_critic(self, of_games: Mapping[str, T]) -> dict[str, T]:
+        """What each critic is to have of its game, by the critic's name."""
+        return {name: of_games[seat.game] for name, seat in self.seats.items()}
 
     def due(self, step: int) -> list[bool]:
         """Of each regularizer, whether it has a penalty at this step."""
@@ -101,12 +145,15 @@ class Stepper(ABC):
 class Scheme(Component):
     """How terms become updates; its fields are the scheme's options."""
 
+    #: How many steps in a row draw the same latents, each with real samples of its own.
+    latent_steps: int = Field(1, ge=1)
+
     @abstractmethod
     def stepper(self, parts: Parts) -> Stepper:
         """The scheme, at work on these parts."""
 
-    def check(self, objective: Objective) -> None:
-        """Raise ValueError, with the reason, if the objective cannot be trained so."""
+    def check(self, objective: Objective, batch_size: int, shards: int) -> None:
+        """Raise ValueError, with the reason, if the objective, or the batch, cannot be trained so."""
 
     def batches(self, step: int) -> int:
         """How many batches of real samples a step reads."""

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from service.divergence import Divergence
-from service.judging import COMPARED, GENERATED, GENERATED_LATER, PENALISED, SHOWN_REAL, judge, share
+from service.judging import COMPARED, GENERATED, GENERATED_LATER, PENALISED, SHOWN_REAL, judge, mean_terms, share
 from service.objectives import Objective
 from service.penalties import penalties
 from service.schemes import Parts, Read, Scheme, Stepper
@@ -46,13 +46,24 @@ class Alternating(Scheme):
     #: Updates of the critics for each of the generator, each on a batch of its own; with critic_first.
     critic_steps: int = Field(1, ge=1)
     more_at_first: MoreAtFirst | None = None
+    #: How many of the batch's samples the critics learn from [default: all].
+    critic_batch: int | None = Field(None, ge=1)
+    #: For so many steps the critics learn from real samples alone, and the generator does not learn.
+    real_first_steps: int = Field(0, ge=0)
 
     def stepper(self, parts: Parts) -> AlternatingStepper:
         return AlternatingStepper(self, parts)
 
-    def check(self, objective: Objective) -> None:
+    def check(self, objective: Objective, batch_size: int, shards: int) -> None:
         if self.order != "critic_first" and (self.critic_steps > 1 or self.more_at_first):
             raise ValueError("scheme.critic_steps: several need scheme.order=critic_first")
+        if (self.critic_batch and batch_size % (self.critic_batch * shards)) or (self.critic_batch or shards) < shards:
+            raise ValueError(
+                f"scheme.critic_batch: the critics cannot take {self.critic_batch} of batch.size={batch_size} samples "
+                f"in {shards} equal shards; name a divisor"
+            )
+        if self.real_first_steps and not objective.non_negative:
+            raise ValueError("scheme.real_first_steps: on real samples alone this objective has no lower bound")
 
     def batches(self, step: int) -> int:
         if self.more_at_first and self.more_at_first.before(step + 1) > self.more_at_first.before(step):
@@ -78,38 +89,38 @@ class AlternatingStepper(Stepper):
         self.optimizers = {"generator": self._generator_optimizer, "critic": self._critic_optimizer}
         task = parts.task
         heads = (*task.fake_head_terms, *task.real_head_terms)
-        self._generator_terms = ("generator", *task.terms, *task.fake_head_terms)
+        self._generator_terms = ("generator", *parts.term_names, *task.fake_head_terms)
         self._critic_terms = (
             "real", "fake", *(f"critic_{name}" for name in heads), *(["penalty"] if parts.regularizers else []),
         )  # fmt: skip
         self.divergence = Divergence((*self._generator_terms, *self._critic_terms), parts.batch.device)
         # Wrapped while the critics are frozen: the generator's update leaves their gradients alone.
         parts.critics.requires_grad_(False)
-        self._generator_loss = parts.accelerator.wrap(_GeneratorLoss(parts))
+        self._generator_loss = parts.wrap(_GeneratorLoss(parts))
         parts.critics.requires_grad_(True)
-        self._critic_loss = parts.accelerator.wrap(_CriticLoss(parts, self._factor))
+        self._critic_loss = parts.wrap(_CriticLoss(parts, self._factor))
 
     def step(self, step: int, read: Read) -> dict[str, Tensor]:
         order, parts = self._scheme.order, self._parts
         if order == "critic_first":
             for number in range(self._scheme.batches(step)):
-                real, draw = read(number), self._draw()
+                real, draw = read(number), self._draw(step)
                 with torch.no_grad():
                     views = parts.task.make(parts.generator, draw, real).views
                 critic = self._critic(step, real, draw, parts.pools.through(views))
                 self._update_critic(critic)
             with parts.batch.passes(parts.batch.own_rows, first=GENERATED_LATER):
-                generator, views = self._generator(real, self._draw(), GENERATED_LATER)
-            self._update_generator(generator)
+                generator, views = self._generator(real, self._draw(step), GENERATED_LATER)
+            self._update_generator(step, generator)
         else:
-            real, draw = read(0), self._draw()
+            real, draw = read(0), self._draw(step)
             generator, views = self._generator(real, draw, GENERATED)
             shown = parts.pools.through(views)
             if order == "generator_first":
-                self._update_generator(generator)
+                self._update_generator(step, generator)
             critic = self._critic(step, real, draw, shown)
             if order == "simultaneous":
-                self._update_generator(generator)
+                self._update_generator(step, generator)
             self._update_critic(critic)
         self.fakes = next(iter(views.values())).images
         names = [f"loss/{name}" for name in (*self._generator_terms, *self._critic_terms)]
@@ -117,8 +128,8 @@ class AlternatingStepper(Stepper):
         metrics["loss/critic"] = self._factor * (critic[0] + critic[1])
         return self.latest(metrics, parts.due(step))
 
-    def _draw(self) -> dict[str, Tensor]:
-        return self._parts.task.draw(self._parts.network, self._parts.batch)
+    def _draw(self, step: int) -> dict[str, Tensor]:
+        return self._parts.draw(step, self._scheme.latent_steps)
 
     def _generator(self, real: Samples, draw: Mapping[str, Tensor], first: int) -> tuple[Tensor, dict[str, View]]:
         """Take the generator's gradient; returns its losses, and what it has made."""
@@ -130,15 +141,24 @@ class AlternatingStepper(Stepper):
         critics.requires_grad_(True)
         return losses, {game: view.detached() for game, view in views.items()}
 
-    def _update_generator(self, losses: Tensor) -> None:
+    def _update_generator(self, step: int, losses: Tensor) -> None:
         skip = self.divergence.watch(losses, self._parts.batch.step)
-        self._parts.accelerator.step(self._generator_optimizer, skip)
+        if step >= self._scheme.real_first_steps:
+            self._parts.accelerator.step(self._generator_optimizer, skip)
 
     def _critic(self, step: int, real: Samples, draw: Mapping[str, Tensor], views: Mapping[str, View]) -> Tensor:
         """Take the critics' gradient; returns their losses."""
         self._parts.mend()
         self._critic_optimizer.zero_grad(set_to_none=True)
-        loss, losses = self._critic_loss(real, draw, views, self._parts.due(step))
+        due, real_alone = self._parts.due(step), step < self._scheme.real_first_steps
+        batch, count = self._parts.batch, self._scheme.critic_batch
+        if count is None:
+            loss, losses = self._critic_loss(real, draw, views, due, real_alone)
+        else:
+            with batch.thinned(batch.size // count) as kept:
+                drawn = {name: values[kept] for name, values in draw.items()}
+                shown = {game: view.part(kept) for game, view in views.items()}
+                loss, losses = self._critic_loss(real.part(kept), drawn, shown, due, real_alone)
         loss.backward()
         found: Tensor = losses
         return found
@@ -160,15 +180,17 @@ class _GeneratorLoss(nn.Module):
     ) -> tuple[Tensor, Tensor, Mapping[str, View]]:
         """Returns the loss; its parts, adversarial first; what was generated, in pass `first`."""
         parts, batch, task = self.parts, self.parts.batch, self.parts.task
-        made, own = task.make(self.generator, draw, real), [batch.own_rows]
-        on_fake = [judge(self.critics[game], [made.views[game]], own, batch, first) for game in task.games]
+        made, own = parts.make(self.generator, draw, real), [batch.own_rows]
+        views = parts.by_critic(made.views)
+        on_fake = [judge(critic, [views[name]], own, batch, first) for name, critic in self.critics.items()]
         on_real = []
         if parts.objective.relative:
-            seen = task.seen(real)
-            on_real = [judge(self.critics[game], [seen[game]], own, batch, COMPARED) for game in task.games]
+            seen = parts.by_critic(task.seen(real))
+            on_real = [judge(critic, [seen[name]], own, batch, COMPARED) for name, critic in self.critics.items()]
         terms = list(made.terms.values())
         if task.heads:
-            terms += task.head_terms(on_fake[0].outputs[:, -task.heads :], None, draw, real).values()
+            said = [task.head_terms(one.outputs[:, -task.heads :], None, draw, real) for one in on_fake]
+            terms += mean_terms(said)
         whole, others = share([*on_fake, *on_real], task.heads, batch, terms)
         fakes = [one for (one,) in whole[: len(on_fake)]]
         reals = [one for (one,) in whole[len(on_fake) :]] or fakes
@@ -185,22 +207,31 @@ class _CriticLoss(nn.Module):
         self.critics, self.parts, self.factor = parts.critics, parts, factor
 
     def forward(
-        self, real: Samples, draw: Mapping[str, Tensor], fakes: Mapping[str, View], due: list[bool]
+        self,
+        real: Samples,
+        draw: Mapping[str, Tensor],
+        fakes: Mapping[str, View],
+        due: list[bool],
+        real_alone: bool,
     ) -> tuple[Tensor, Tensor]:
         """Returns the loss, and its parts: on real, on fake, what heads say, penalties."""
         parts, batch, task = self.parts, self.parts.batch, self.parts.task
-        seen, rows = task.seen(real), [batch.own_rows, batch.own_rows]
+        seen, shown = parts.by_critic(task.seen(real)), parts.by_critic(fakes)
+        rows = [batch.own_rows, batch.own_rows]
         verdicts = [
-            judge(self.critics[game], [seen[game], fakes[game]], rows, batch, SHOWN_REAL) for game in task.games
+            judge(critic, [seen[name], shown[name]], rows, batch, SHOWN_REAL) for name, critic in self.critics.items()
         ]
         terms: list[Tensor] = []
         if task.heads:
-            on_real, on_fake = verdicts[0].outputs[:, -task.heads :].chunk(2)
-            terms += task.head_terms(on_fake, on_real, draw, real).values()
+            said = []
+            for verdict in verdicts:
+                on_real, on_fake = verdict.outputs[:, -task.heads :].chunk(2)
+                said.append(task.head_terms(on_fake, on_real, draw, real))
+            terms += mean_terms(said)
         if parts.regularizers:
-            terms.append(penalties(parts.regularizers, due, self.critics, fakes, seen, task.heads, batch, PENALISED))
+            terms.append(penalties(parts.regularizers, due, self.critics, shown, seen, task.heads, batch, PENALISED))
         whole, others = share(verdicts, task.heads, batch, terms)
         losses = [torch.stack(parts.objective.critic(on_fake, on_real)).mean(1) for on_real, on_fake in whole]
         adversarial, besides = torch.stack(losses).mean(0), others.mean(1)
-        loss = self.factor * adversarial.sum() + besides.sum()
+        loss = self.factor * (adversarial[0] if real_alone else adversarial.sum()) + besides.sum()
         return loss, torch.cat([adversarial, besides]).detach()

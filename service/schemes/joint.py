@@ -18,7 +18,7 @@ from service.balances import TERMS, Balance
 from service.balances.loss import LossBalance
 from service.components import resolve
 from service.divergence import Divergence
-from service.judging import GENERATED, PENALISED, SHOWN_REAL, Verdicts, judge, share
+from service.judging import GENERATED, PENALISED, SHOWN_REAL, Verdicts, judge, mean_terms, share
 from service.objectives import Judged, Objective
 from service.penalties import penalties
 from service.schemes import Parts, Read, Scheme, Stepper
@@ -39,7 +39,7 @@ class Joint(Scheme):
     def stepper(self, parts: Parts) -> JointStepper:
         return JointStepper(self, parts)
 
-    def check(self, objective: Objective) -> None:
+    def check(self, objective: Objective, batch_size: int, shards: int) -> None:
         self.balance.check(objective)
 
 
@@ -48,7 +48,7 @@ class JointStepper(Stepper):
 
     def __init__(self, scheme: Joint, parts: Parts) -> None:
         self._scheme, self._parts = scheme, parts
-        self._loss = parts.accelerator.wrap(_JointLoss(scheme, parts))
+        self._loss = parts.wrap(_JointLoss(scheme, parts))
         self._optimizer = parts.optimizer_of(parts.generator, parts.critics)
         self.optimizers = {"joint": self._optimizer}
         self.divergence = Divergence((*TERMS, *_others(parts)), parts.batch.device)
@@ -62,7 +62,7 @@ class JointStepper(Stepper):
             self._previous = {game: _blank(view) for game, view in parts.task.seen(real).items()}
             self._rows = batch.own_rows
         parts.mend()
-        draw = parts.task.draw(parts.network, batch)
+        draw = parts.draw(step, self._scheme.latent_steps)
         due = parts.due(step)
         self._optimizer.zero_grad(set_to_none=True)
         loss, made, losses, weights, others = self._loss(draw, real, self._previous, self._rows, due)
@@ -103,7 +103,12 @@ class JointStepper(Stepper):
 def _others(parts: Parts) -> tuple[str, ...]:
     """The names of losses beside the adversarial ones."""
     task = parts.task
-    return (*task.terms, *task.fake_head_terms, *task.real_head_terms, *(["penalty"] if parts.regularizers else []))
+    return (
+        *parts.term_names,
+        *task.fake_head_terms,
+        *task.real_head_terms,
+        *(["penalty"] if parts.regularizers else []),
+    )
 
 
 def _blank(view: View) -> View:
@@ -129,18 +134,20 @@ class _JointLoss(nn.Module):
     ) -> tuple[Tensor, Mapping[str, View], Tensor, Tensor, Tensor]:
         """Returns the loss; what was generated; losses and weights, (games, 3, shards); other losses, (K, shards)."""
         parts, batch, task = self.parts, self.parts.batch, self.parts.task
-        made, seen = task.make(self.generator, draw, real), task.seen(real)
+        made, seen = parts.make(self.generator, draw, real), parts.by_critic(task.seen(real))
+        fakes = parts.by_critic(made.views)
+        detached = {name: view.detached() for name, view in fakes.items()}
+        shown, shown_rows = parts.by_critic(previous), previous_rows
         if self.scheme.fakes == "current":
-            previous, previous_rows = {game: view.detached() for game, view in made.views.items()}, batch.own_rows
-        rows = (batch.own_rows, batch.own_rows, previous_rows)
+            shown, shown_rows = detached, batch.own_rows
+        rows = (batch.own_rows, batch.own_rows, shown_rows)
         verdicts = [
-            self._verdicts(self.critics[game], (made.views[game], seen[game], previous[game]), rows)
-            for game in task.games
+            self._verdicts(critic, (fakes[name], seen[name], shown[name]), rows)
+            for name, critic in self.critics.items()
         ]
         terms = [*made.terms.values(), *self._head_terms(verdicts, draw, real)]
         if parts.regularizers:
-            fakes = {game: view.detached() for game, view in made.views.items()}
-            terms.append(penalties(parts.regularizers, due, self.critics, fakes, seen, task.heads, batch, PENALISED))
+            terms.append(penalties(parts.regularizers, due, self.critics, detached, seen, task.heads, batch, PENALISED))
         whole, others = share(verdicts, task.heads, batch, terms)
         losses, weights = (torch.stack(parts) for parts in zip(*map(self._weighted, whole), strict=True))
         # Shards are summed, not averaged: the author's TPU-like loop accumulates one backward pass a shard.
@@ -174,8 +181,11 @@ class _JointLoss(nn.Module):
         heads = self.parts.task.heads
         if not heads:
             return []
-        on_fake, on_real, _ = verdicts[0].outputs[:, -heads:].split([len(part) for part in verdicts[0].rows])
-        return list(self.parts.task.head_terms(on_fake, on_real, draw, real).values())
+        said = []
+        for verdict in verdicts:
+            on_fake, on_real, _ = verdict.outputs[:, -heads:].split([len(part) for part in verdict.rows])
+            said.append(self.parts.task.head_terms(on_fake, on_real, draw, real))
+        return mean_terms(said)
 
 
 def _validities(objective: Objective, judged: list[Judged]) -> Tensor:

@@ -32,6 +32,11 @@ class Samples(NamedTuple):
     paired: Tensor | None = None
     others: tuple[Tensor, ...] = ()
 
+    def part(self, kept: slice) -> Samples:
+        """Some of them."""
+        paired = None if self.paired is None else self.paired[kept]
+        return Samples(self.images[kept], self.labels[kept], paired, tuple(other[kept] for other in self.others))
+
 
 class View(NamedTuple):
     """What a critic is shown.
@@ -49,6 +54,10 @@ class View(NamedTuple):
     def detached(self) -> View:
         given = None if self.given is None else self.given.detach()
         return View(self.images.detach(), given, self.kinds)
+
+    def part(self, kept: slice) -> View:
+        """Some of its samples."""
+        return View(*(None if value is None else value[kept] for value in self))  # type: ignore[arg-type]
 
 
 class Made(NamedTuple):
@@ -97,8 +106,12 @@ class Task(Component):
         """Raise ValueError, with the reason, if the networks cannot do the task."""
 
     @abstractmethod
-    def build(self, network: Network, image: ImageShape) -> tuple[nn.Module, nn.ModuleDict]:
-        """A new generator, and new critics by game: of a view's images, and of what is given with them."""
+    def generator(self, network: Network, image: ImageShape) -> nn.Module:
+        """A new generator."""
+
+    @abstractmethod
+    def critic(self, network: Network, image: ImageShape) -> nn.Module:
+        """A new critic of a game: of a view's images, and of what is given with them."""
 
     @abstractmethod
     def draw(self, network: Network, batch: GlobalBatch) -> dict[str, Tensor]:

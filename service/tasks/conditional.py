@@ -30,11 +30,13 @@ class Conditional(Task):
     def check(self, network: Network, image: ImageShape) -> None:
         latent_network(network).check(image)
 
-    def build(self, network: Network, image: ImageShape) -> tuple[nn.Module, nn.ModuleDict]:
+    def generator(self, network: Network, image: ImageShape) -> nn.Module:
         latents = latent_network(network)
-        generator = latents.generator(image, latents.latent_dim + self.classes)
-        critic = latents.critic(image._replace(channels=image.channels + 1))
-        return generator, nn.ModuleDict({"image": _ToldCritic(critic, self.classes, image)})
+        return latents.generator(image, latents.latent_dim + self.classes)
+
+    def critic(self, network: Network, image: ImageShape) -> nn.Module:
+        told = network.critic(image._replace(channels=image.channels + 1))
+        return _ToldCritic(told, self.classes, image)
 
     def draw(self, network: Network, batch: GlobalBatch) -> dict[str, Tensor]:
         classes = (batch.uniform("classes", 1)[:, 0] * self.classes).long()

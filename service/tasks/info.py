@@ -46,10 +46,12 @@ class Info(Task):
     def check(self, network: Network, image: ImageShape) -> None:
         latent_network(network).check(image)
 
-    def build(self, network: Network, image: ImageShape) -> tuple[nn.Module, nn.ModuleDict]:
+    def generator(self, network: Network, image: ImageShape) -> nn.Module:
         latents = latent_network(network)
-        generator = latents.generator(image, latents.latent_dim + self.heads)
-        return generator, nn.ModuleDict({"image": latents.critic(image, heads=self.heads)})
+        return latents.generator(image, latents.latent_dim + self.heads)
+
+    def critic(self, network: Network, image: ImageShape) -> nn.Module:
+        return network.critic(image, heads=self.heads)
 
     def draw(self, network: Network, batch: GlobalBatch) -> dict[str, Tensor]:
         category = (batch.uniform("category", 1)[:, 0] * self.categories).long()

@@ -49,11 +49,12 @@ class InfoCycle(Task):
     def check(self, network: Network, image: ImageShape) -> None:
         translation_network(network).check(image)
 
-    def build(self, network: Network, image: ImageShape) -> tuple[nn.Module, nn.ModuleDict]:
-        translation = translation_network(network)
+    def generator(self, network: Network, image: ImageShape) -> nn.Module:
         source = image._replace(channels=image.channels + self.heads)
-        critic = translation.critic(image, heads=self.heads)
-        return _Carrier(translation.translator(source, image)), nn.ModuleDict({"image": critic})
+        return _Carrier(translation_network(network).translator(source, image))
+
+    def critic(self, network: Network, image: ImageShape) -> nn.Module:
+        return network.critic(image, heads=self.heads)
 
     def draw(self, network: Network, batch: GlobalBatch) -> dict[str, Tensor]:
         return {

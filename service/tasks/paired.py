@@ -29,10 +29,11 @@ class Paired(Task):
     def check(self, network: Network, image: ImageShape) -> None:
         translation_network(network).check(image)
 
-    def build(self, network: Network, image: ImageShape) -> tuple[nn.Module, nn.ModuleDict]:
-        translation = translation_network(network)
-        both = image._replace(channels=2 * image.channels)
-        return translation.translator(image, image), nn.ModuleDict({"image": _PairCritic(translation.critic(both))})
+    def generator(self, network: Network, image: ImageShape) -> nn.Module:
+        return translation_network(network).translator(image, image)
+
+    def critic(self, network: Network, image: ImageShape) -> nn.Module:
+        return _PairCritic(network.critic(image._replace(channels=2 * image.channels)))
 
     def draw(self, network: Network, batch: GlobalBatch) -> dict[str, Tensor]:
         return {}

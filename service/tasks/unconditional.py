@@ -22,9 +22,12 @@ class Unconditional(Task):
     def check(self, network: Network, image: ImageShape) -> None:
         latent_network(network).check(image)
 
-    def build(self, network: Network, image: ImageShape) -> tuple[nn.Module, nn.ModuleDict]:
+    def generator(self, network: Network, image: ImageShape) -> nn.Module:
         latents = latent_network(network)
-        return latents.generator(image, latents.latent_dim), nn.ModuleDict({"image": latents.critic(image)})
+        return latents.generator(image, latents.latent_dim)
+
+    def critic(self, network: Network, image: ImageShape) -> nn.Module:
+        return network.critic(image)
 
     def draw(self, network: Network, batch: GlobalBatch) -> dict[str, Tensor]:
         count = latent_network(network).latent_dim

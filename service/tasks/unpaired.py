@@ -36,10 +36,12 @@ class Unpaired(Task):
     def check(self, network: Network, image: ImageShape) -> None:
         translation_network(network).check(image)
 
-    def build(self, network: Network, image: ImageShape) -> tuple[nn.Module, nn.ModuleDict]:
+    def generator(self, network: Network, image: ImageShape) -> nn.Module:
         translation = translation_network(network)
-        generators = {name: translation.translator(image, image) for name in ("a_to_b", "b_to_a")}
-        return nn.ModuleDict(generators), nn.ModuleDict({game: translation.critic(image) for game in self.games})
+        return nn.ModuleDict({name: translation.translator(image, image) for name in ("a_to_b", "b_to_a")})
+
+    def critic(self, network: Network, image: ImageShape) -> nn.Module:
+        return network.critic(image)
 
     def draw(self, network: Network, batch: GlobalBatch) -> dict[str, Tensor]:
         return {}
