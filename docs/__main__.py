@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from docs.seed_table import table
 from service.components import Component, name_of, names
 from service.config import Run
 from service.recipe import load, recipes
@@ -15,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "systems.md"
 FAMILIES = {
     "tasks": "task", "objectives": "objective", "regularizers": "regularizers", "schemes": "scheme",
-    "balances": "scheme.balance", "networks": "network", "optimizers": "optimizer",
+    "balances": "scheme.balance", "terms": "terms", "networks": "network", "optimizers": "optimizer",
 }  # fmt: skip
 _HEAD = """# Parts and recipes
 
@@ -23,19 +24,11 @@ Written by `python -m docs`; a test holds it to the code. Every task is trained 
 refused with the reason, by `tests/test_combinations.py`; every recipe trains for three steps in
 `tests/test_recipes.py`. The last column names the tests that choose a part by name.
 """
-#: Of what the seed documents name, for a reader who looks for it.
-_MISSING = """## Not there yet
-
-Progressive growing and its networks; several critics, multi-scale critics; several generators with NoisyNet heads;
-a critic's batch smaller than the generator's; one latent batch over several real ones; a critic that begins on real
-data alone; total variation, style and perceptual terms; pixel shuffle, gated convolutions; layer, pixel and
-switchable norm; equalised learning rates; jitter and flips.
-"""
 
 
 def parts_of(run: Run) -> Iterator[Component]:
     """The parts that a run is made of."""
-    yield from (run.task, run.objective, run.scheme, run.network, run.optimizer, *run.regularizers)
+    yield from (run.task, run.objective, run.scheme, run.network, run.optimizer, *run.regularizers, *run.terms)
     balance = getattr(run.scheme, "balance", None)
     if balance is not None:
         yield balance
@@ -49,7 +42,7 @@ def summary(module: str) -> str:
 def tests_of(family: str, name: str) -> list[str]:
     """The test files that import a part, or choose it by its key."""
     chosen = rf"{FAMILIES[family]}=(\[?{name}\b|[^\"]*name: {name}\b)"
-    given = rf"(\(|\{{\"name\": )\"{name}\"" if family in ("objectives", "regularizers") else r"(?!)"
+    given = rf"(\(|\{{\"name\": )\"{name}\"" if family in ("objectives", "regularizers", "terms") else r"(?!)"
     wanted = re.compile(rf"service\.{family}\.{name}\b|{chosen}|{given}")
     return [file.name for file in sorted((ROOT / "tests").glob("test_*.py")) if wanted.search(file.read_text())]
 
@@ -69,12 +62,12 @@ def rows(family: str) -> Iterator[str]:
 
 def page() -> str:
     """The whole page."""
-    lines = [_HEAD]
+    lines = [_HEAD, "## What the seed documents name", "", *table(ROOT), ""]
     for family, key in FAMILIES.items():
         lines += [f"## `{key}=`", "", "| name | what, and from where | recipes | tests |", "|---|---|---|---|"]
         lines += [*rows(family), ""]
     lines += ["## Recipes", "", "| recipe | what |", "|---|---|"]
-    lines += [*(f"| `{name}` | {text} |" for name, text in recipes().items()), "", _MISSING]
+    lines += [*(f"| `{name}` | {text} |" for name, text in recipes().items()), ""]
     return "\n".join(lines)
 
 

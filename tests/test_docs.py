@@ -1,4 +1,9 @@
+import pytest
+
 from docs.__main__ import PAGE, page
+from docs.seed_table import Row, status, table
+from service.components import ConfigError
+from tests.conftest import ROOT
 
 
 def test_the_page_of_parts_is_what_the_code_says() -> None:
@@ -9,3 +14,17 @@ def test_every_part_is_tested_and_every_recipe_named() -> None:
     for line in page().splitlines():
         if line.startswith("| `") and line.count("|") == 5:
             assert not line.endswith("| - |"), line
+
+
+def test_nothing_that_the_seeds_name_is_missing() -> None:
+    rows = [line for line in table(ROOT) if "`test_" in line]
+    assert len(rows) > 80
+    for line in rows:
+        assert line.endswith("| works |"), line
+
+
+def test_a_row_whose_test_is_gone_says_so() -> None:
+    row = Row("nothing", "digits", "nobody", "test_docs.py::test_that_is_not_there")
+    assert status(row, ROOT, __file__) == "no test test_that_is_not_there"
+    with pytest.raises(ConfigError):
+        status(row._replace(asked="digits objective=none"), ROOT, __file__)

@@ -12,6 +12,7 @@ from service.networks.dcgan_keras import KerasDCGAN
 from service.networks.dcgan_transposed import TransposedDCGAN
 from service.networks.mlp import MLP
 from service.networks.mlp_keras import KerasMLP
+from service.networks.stargan import StarGAN
 from service.networks.unet import UNet
 from service.recipe import load
 
@@ -195,3 +196,19 @@ def test_unet_and_patch_critic_are_the_published_ones() -> None:
     pair = torch.randn(2, 6, 256, 256, dtype=torch.float64)
     agree(UNet(critic_channels=4).critic(ImageShape(6, 256, 256)), discriminator, pair)
     assert discriminator(pair).shape == (2, 16 * 16)
+
+
+def test_the_info_cycle_pair_is_rezer0dais() -> None:
+    """GeneratorResNet and the critic of his info-cycle-sim-gan, with five blocks, by their parameters' shapes."""
+    image, width = ImageShape(3, 64, 64), 64
+    generator, critic = StarGAN().translator(image._replace(channels=9), image), StarGAN().critic(image, heads=6)
+    norm = [(width,), (width,)], [(2 * width,), (2 * width,)], [(4 * width,), (4 * width,)]
+    block = [(256, 256, 3, 3), *norm[2], (256, 256, 3, 3), *norm[2]]
+    assert [tuple(p.shape) for p in generator.parameters()] == [
+        (64, 9, 7, 7), *norm[0], (128, 64, 4, 4), *norm[1], (256, 128, 4, 4), *norm[2], *(5 * block),
+        (256, 128, 4, 4), (128,), *norm[1], (128, 64, 4, 4), (64,), *norm[0], (3, 64, 7, 7),
+    ]  # fmt: skip
+    assert [tuple(p.shape) for p in critic.parameters()][:-2] == [
+        (64, 3, 4, 4), (64,), (128, 64, 4, 4), (128,), *norm[1], (256, 128, 4, 4), (256,), *norm[2], (1, 256, 3, 3),
+    ]  # fmt: skip
+    assert critic(torch.zeros(2, *image)).shape == (2, 8 * 8 + 6)

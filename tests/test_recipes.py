@@ -13,13 +13,23 @@ from service.accelerators.torch_distributed import TorchDistributed
 from service.optimizers.adam import Adam
 from service.recipe import load, recipes
 from service.replica import Replica
+from tests.conftest import ROOT
 from tests.made_data import FewKinds, pairs
+
+RECIPES = ROOT / "service" / "recipes"
+
+
+#: What a smaller batch and three steps want otherwise.
+OVERRIDES = {"noisy-gan-mnist": ["scheme.critic_batch=8"], "guide-gan-mnist": ["scheme.real_first_steps=1"]}
+#: The cosine of critics that know nothing is 1, and the generator's weight as small as its loss at first.
+STEPS = {"self-sim-gan-mnist": 100}
 
 
 @pytest.mark.parametrize("name", list(recipes()))
 def test_a_recipe_trains_both_networks(name: str, tmp_path: Path) -> None:
     run = load(name)
-    run = load(name, ["data.transform.size=64"] if run.task.translates else ["batch.size=16"])
+    small = ["data.transform.size=64"] if run.task.translates else ["batch.size=16", *OVERRIDES.get(name, [])]
+    run = load(name, small)
     sets = [Location.of(str(tmp_path / f"shards-{number}")) for number in range(run.task.data_sets)]
     for number, folder in enumerate(sets):
         source = pairs(tmp_path / f"{number}") if run.task.needs_pairs else FewKinds(kinds=run.task.labels or 10)
@@ -27,14 +37,14 @@ def test_a_recipe_trains_both_networks(name: str, tmp_path: Path) -> None:
     loaders = [open_loader(folder, run.data.transform, run.batch.size, run.seed) for folder in sets]
     replica = Replica(run, TorchDistributed(torch.device("cpu")), *loaders)
     before = [parameter.detach().clone() for parameter in replica.generator.parameters()]
-    for step in range(3):
+    for step in range(STEPS.get(name, 3)):
         metrics = replica.step(step)
     assert replica.verdict() is None
     assert all(math.isfinite(value.item()) for value in metrics.values())
     assert {"loss/generator", "loss/real", "loss/fake"} <= metrics.keys()
     assert {f"loss/{term}" for term in (*run.task.terms, *run.task.fake_head_terms)} <= metrics.keys()
     moved = [not torch.equal(now, then) for now, then in zip(replica.generator.parameters(), before, strict=True)]
-    assert all(moved)
+    assert any(moved) if run.network.last_stage(run.image) else all(moved)
     assert replica.generate(4, seed=0).shape == (4, *run.image)
 
 
@@ -52,8 +62,31 @@ def test_a_tpu_form_is_the_papers_and_a_gpu_form_too(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["gan-mnist", "dcgan-mnist", "dcgan-bedroom", "cgan-mnist", "infogan-mnist", "wgan-gp-mnist", "ragan-mnist"]
+    "name",
+    [
+        "gan-mnist",
+        "dcgan-mnist",
+        "dcgan-bedroom",
+        "cgan-mnist",
+        "infogan-mnist",
+        "wgan-mnist",
+        "wgan-gp-mnist",
+        "dragan-mnist",
+        "sngan-mnist",
+        "ragan-mnist",
+        "lsgan-mnist",
+        "softmax-gan-mnist",
+        "sim-gan-mnist",
+        "noisy-gan-mnist",
+        "toy-gan-mnist",
+        "toy-tensorflow-mnist",
+        "report-mlp-dogs",
+        "report-dcgan-dogs",
+        "info-cycle-bedroom-kitchen",
+        "pggan-bedroom",
+    ],
 )
 def test_a_classic_counterpart_differs_in_the_scheme_alone(name: str) -> None:
     classic, joint = load(name), load(f"self-{name}")
+    assert len([line for line in (RECIPES / f"self-{name}.yaml").read_text().splitlines() if line.strip()]) <= 20
     assert classic.model_copy(update={"scheme": joint.scheme, "recipe": joint.recipe}) == joint

@@ -1,0 +1,110 @@
+"""Trains the gallery's entries and writes docs/gallery.md. ``python -m docs.gallery [NAME ...]``; no name: the page.
+
+An entry is trained as ``service/train.py`` trains it, on one core, without Ray and MLflow. What is measured is kept
+in docs/gallery/results.json, beside the grids.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from PIL import Image
+from rich.console import Console
+
+from benchmarks.compare import EXAMPLES_SEED
+from benchmarks.digit_features import IMAGES, DigitDistance
+from docs.gallery_entries import ENTRIES, INTRODUCTION, Entry
+from pipelines.loader import open_loader
+from pipelines.storage import Location
+from service.accelerators.torch_distributed import TorchDistributed
+from service.datasets import prepare_all
+from service.loop import SAMPLE_SEED
+from service.pictures import grid
+from service.recipe import load, recipes
+from service.replica import Replica
+
+FOLDER = Path(__file__).resolve().parent / "gallery"
+RESULTS, PAGE = FOLDER / "results.json", FOLDER.parent / "gallery.md"
+DATA = Path("../shared/data")
+_BETWEEN = 12
+
+
+def train(entry: Entry, storage: str) -> dict[str, Any]:
+    """Train an entry, write its picture, and return what was measured."""
+    run = load(entry.recipe, [*entry.overrides.split(), f"steps={entry.steps}", f"storage={storage}"])
+    found = prepare_all(run, Console(quiet=True))
+    loaders = [
+        open_loader(Location.of(uri), run.data.transform, run.batch.size, run.seed + number * 1_000_003)
+        for number, (uri, _) in enumerate(found)
+    ]
+    replica = Replica(run, TorchDistributed(torch.device("cpu")), *loaders)
+    pictures, seconds = [], 0.0
+    for step in range(entry.steps):
+        began = time.perf_counter()
+        replica.step(step)
+        seconds += time.perf_counter() - began
+        if step + 1 in (entry.early, entry.steps):
+            pictures.append(grid(replica.generate(entry.samples, SAMPLE_SEED, shown=True)))
+    _side_by_side(pictures).save(FOLDER / f"{entry.name}.png", optimize=True)
+    measured: dict[str, Any] = {"seconds": round(seconds), "diversity": round(float(replica.diversity()), 3)}
+    if "mnist" in entry.overrides:
+        generated = replica.generate(IMAGES, EXAMPLES_SEED)
+        measured["distance"] = round(DigitDistance(str(DATA / "mnist"), generated.shape[2])(generated), 1)
+    replica.close()
+    return measured
+
+
+def _side_by_side(pictures: list[Image.Image]) -> Image.Image:
+    first, last = pictures
+    both = Image.new(first.mode, (2 * first.width + _BETWEEN, first.height), "white")
+    both.paste(first, (0, 0))
+    both.paste(last, (first.width + _BETWEEN, 0))
+    return both
+
+
+def page(results: dict[str, dict[str, Any]]) -> str:
+    """The whole page, of what has been measured."""
+    texts = recipes()
+    lines = [INTRODUCTION]
+    for entry in ENTRIES:
+        if entry.name not in results:
+            continue
+        found = results[entry.name]
+        distance = f", classifier-FID {found['distance']}" if "distance" in found else ""
+        lines += [
+            f"## {entry.name}",
+            "",
+            f"{texts[entry.recipe]} Steps {entry.early:,} and {entry.steps:,}, {found['seconds']} s{distance}, "
+            f"diversity {found['diversity']:.2f}. {entry.seen}".rstrip(),
+            "",
+            f"![{entry.name}](gallery/{entry.name}.png)",
+            "",
+            f"`python service/train.py {entry.recipe} {entry.overrides} steps={entry.steps}`".replace("  ", " "),
+            "",
+        ]
+    return "\n".join(lines)
+
+
+def main(names: list[str]) -> None:
+    torch.set_num_threads(1)
+    known = {entry.name: entry for entry in ENTRIES}
+    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    for unknown in set(names) - {*known, "all"}:
+        sys.exit(f"error: the gallery has no {unknown!r}; known: all, {', '.join(known)}")
+    for name in known if "all" in names else names:
+        with TemporaryDirectory() as storage:
+            results[name] = train(known[name], storage)
+        sys.stdout.write(f"{name}: {results[name]}\n")
+        sys.stdout.flush()
+        RESULTS.write_text(json.dumps({entry: results[entry] for entry in known if entry in results}, indent=1) + "\n")
+    PAGE.write_text(page(results))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,108 @@
+"""What the gallery shows: recipes, at sizes that one core trains in minutes, and what was seen in their grids."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+INTRODUCTION = """# Gallery
+
+Written by `python -m docs.gallery`. Each picture has the sample grid of the same inputs at two times, from a run on
+one CPU core; the command under it trains the same run through the service, with MLflow. `python -m docs.gallery NAME`
+trains an entry as it is here, and measures it. DCGANs have narrow generators (`network.generator_channels=32`) and
+rooms 32 or 64 pixels, so that two cores are enough; nothing is tuned. Digits are those of MNIST's files; rooms are
+LSUN's, of which `python -m docs.gallery_data` makes pairs (with edges) and classes.
+
+The classifier-FID is the Fréchet distance of 10,000 generated images to MNIST's test images, in the 128 features of
+a classifier that `benchmarks/digit_features.py` trains (99.1 % of the test images right): real training images have
+2.1 at 28x28 and 1.5 at 32x32, noise has 556. *Diversity* is how much generated images differ among themselves, as a
+share of how much real ones do.
+"""
+
+
+class Entry(NamedTuple):
+    """One run.
+
+    Attributes:
+        name: of the entry and its picture.
+        overrides: of the recipe, separated by spaces.
+        steps, early: when the run ends, and when the first grid is made.
+        seen: what a person saw in the grids.
+        samples: in a grid.
+    """
+
+    name: str
+    recipe: str
+    overrides: str
+    steps: int
+    early: int
+    seen: str = ""
+    samples: int = 40
+
+
+_MNIST = "data.source.uri=../shared/data/mnist"
+_SMALL = f"{_MNIST} network.generator_channels=32"
+_LSUN = "../shared/data"
+_DOMAINS = (
+    f"data.source=lsun data.source.uri={_LSUN}/bedroom_train_lmdb data.domains.0.source=lsun "
+    f"data.domains.0.source.uri={_LSUN}/kitchen_train_lmdb data.transform.size=32 batch.size=8 network.channels=16 "
+    "network.critic_channels=32 network.blocks=4 network.critic_form=self"
+)
+_CLASSES = "data.transform.size=32 network.channels=16 network.critic_channels=32 network.blocks=3"
+_EDGES = (
+    "data.source.uri=data/edges data.transform.size=64 batch.size=8 network.channels=16 network.critic_channels=16 "
+    "network.critic_form=self"
+)
+_GROWING = (
+    f"data.source.uri={_LSUN}/bedroom_train_lmdb data.transform.size=32 network.latent_dim=64 network.channels=256 "
+    "network.most_channels=32 network.stable_images=8000 network.fade_images=8000"
+)
+
+
+def _digits(recipe: str, steps: int, early: int, overrides: str = _SMALL) -> Entry:
+    return Entry(recipe, recipe, overrides, steps, early)
+
+
+_SEEN: dict[str, str] = {}
+
+ENTRIES = tuple(
+    entry._replace(seen=_SEEN.get(entry.name, ""))
+    for entry in (
+        _digits("gan-mnist", 10_000, 2_000, _MNIST),
+        _digits("self-gan-mnist", 10_000, 2_000, _MNIST),
+        _digits("self-gan-mnist-tpu", 5_000, 1_000, _MNIST),
+        _digits("dcgan-mnist", 2_000, 250),
+        _digits("self-dcgan-mnist", 2_000, 250),
+        _digits("lsgan-mnist", 1_500, 250),
+        _digits("self-lsgan-mnist", 1_500, 250),
+        _digits("wgan-mnist", 500, 100),
+        _digits("self-wgan-mnist", 1_500, 250),
+        _digits("wgan-gp-mnist", 500, 100),
+        _digits("self-wgan-gp-mnist", 1_500, 250),
+        _digits("dragan-mnist", 1_000, 250),
+        _digits("self-dragan-mnist", 1_000, 250),
+        _digits("sngan-mnist", 600, 100),
+        _digits("self-sngan-mnist", 1_500, 250),
+        _digits("ragan-mnist", 2_000, 250),
+        _digits("self-ragan-mnist", 2_000, 250),
+        _digits("softmax-gan-mnist", 1_500, 250),
+        _digits("self-softmax-gan-mnist", 1_500, 250),
+        _digits("noisy-gan-mnist", 1_000, 250, _MNIST),
+        _digits("self-noisy-gan-mnist", 1_000, 250, _MNIST),
+        _digits("toy-gan-mnist", 5_000, 1_000, _MNIST),
+        _digits("self-toy-gan-mnist", 5_000, 1_000, _MNIST),
+        _digits("cgan-mnist", 2_000, 250),
+        _digits("self-cgan-mnist", 2_000, 250),
+        _digits("sim-gan-mnist", 1_000, 250),
+        _digits("self-sim-gan-mnist", 1_500, 250),
+        _digits("infogan-mnist", 1_000, 250),
+        _digits("self-infogan-mnist", 1_000, 250),
+        Entry("pix2pix-edges", "pix2pix-facades", _EDGES, 1_500, 250, samples=12),
+        Entry("self-pix2pix-edges", "self-pix2pix-facades", _EDGES, 1_500, 250, samples=12),
+        Entry("cyclegan-bedroom-kitchen", "cyclegan", _DOMAINS, 1_000, 250, samples=20),
+        Entry("self-cyclegan-bedroom-kitchen", "self-cyclegan", _DOMAINS, 1_000, 250, samples=20),
+        Entry("info-cycle-bedroom-kitchen", "info-cycle-bedroom-kitchen", _CLASSES, 1_500, 250, samples=20),
+        Entry("self-info-cycle-bedroom-kitchen", "self-info-cycle-bedroom-kitchen", _CLASSES, 1_500, 250, samples=20),
+        Entry("pggan-bedroom", "pggan-bedroom", _GROWING, 3_500, 1_000, samples=24),
+        Entry("self-pggan-bedroom", "self-pggan-bedroom", _GROWING, 3_500, 1_000, samples=24),
+    )
+)
