@@ -12,6 +12,7 @@ from pipelines.loader import open_loader
 from pipelines.storage import Location
 from service import checkpoints
 from service.accelerators.torch_distributed import TorchDistributed
+from service.components import names
 from service.config import Run
 from service.recipe import load
 from service.replica import Replica
@@ -178,6 +179,48 @@ def test_training_changes_every_weight(digits: Location, one_replica: dict[str, 
         _, replica = build(options, 0, 1, digits.path)
         for key, start in weights(replica).items():
             assert not torch.equal(start, one_replica[name][key]), f"{name}: {key}"
+
+
+def count_collectives(rank: int, world_size: int, data: str, runs: dict[str, list[str]]) -> dict[str, list[int]]:
+    """Of each run, how many reductions its third step starts in its forward passes, and on how many numbers."""
+    found = {}
+    for name, options in runs.items():
+        _, replica = build(options, rank, world_size, data)
+        collective, sizes = replica._accelerator.collective, list[int]()
+        reduce = collective.sum_over_replicas
+
+        def counting(value: Tensor, reduce: Any = reduce, sizes: list[int] = sizes) -> Tensor:
+            sizes.append(value.numel())
+            result: Tensor = reduce(value)
+            return result
+
+        for step in range(3):
+            sizes.clear()
+            collective.sum_over_replicas = counting  # type: ignore[method-assign]
+            replica.step(step)
+        found[name] = list(sizes)
+    return found
+
+
+PLAIN = "network={name: mlp, generator_widths: [8], critic_widths: [8], latent_dim: 8, batch_norm: false}"
+PATCHES = "network={name: dcgan, generator_channels: 4, critic_channels: 4, critic_stages: 2, patches: true}"
+
+
+def test_no_objective_costs_more_than_one_collective(digits: Location) -> None:
+    """Networks without batch norm, which has collectives of its own, or with one in the generator alone."""
+    runs = {}
+    for objective in names("service.objectives"):
+        network = [PATCHES, "network.critic_batch_norm=false"] if objective == "sim_cosine" else [PLAIN]
+        words = ["batch.size=12", f"objective={objective}", *network]
+        runs[f"joint, {objective}"] = [*words, "scheme={name: joint, balance: fixed}"]
+        runs[f"in turn, {objective}"] = [*words, "scheme=alternating"]
+    runs["two critics, heads, a term"] = [
+        "batch.size=12", PLAIN, "critics.count=2", "task=info", "terms=total_variation",
+    ]  # fmt: skip
+    for name, sizes in run_replicas(2, count_collectives, digits.path, runs).items():
+        of_generator = 3 if "sim_cosine" in name else 0  # Its batch norms.
+        updates = 2 if name.startswith("in turn") else 1
+        assert len(sizes) == updates + of_generator, name
 
 
 def train_in_two_parts(rank: int, world_size: int, data: str, folder: str, names: list[str], half: int) -> Any:

@@ -187,6 +187,10 @@ OPTIONS = {
         "task={name: unpaired, pool_size: 8}", "data.domains=[{source: digits}]", "objective=lsgan",
         "scheme=alternating",
     ],
+    "unpaired, switchable norms, pixel shuffle, gates": [
+        "task={name: unpaired, pool_size: 8}", "data.domains=[{source: digits}]", "network.norm=switchable",
+        "network.upsampling=pixel_shuffle", "network.convolution=gated", "augmentation={flip: 0.5, jitter: 1.2}",
+    ],
     "info_cycle": ["task={name: info_cycle, domains: 3}", "objective=sim_cosine", "regularizers=[dragan]"],
     "paired": [
         "task=paired", "data.source={name: pairs, uri: nowhere}", "objective={name: relativistic, loss: hinge}",

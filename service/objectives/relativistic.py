@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 import torch.nn.functional as F
+from pydantic import model_validator
 from torch import Tensor
 
 from service.objectives import Judged, Objective, batch_mean
@@ -23,6 +24,12 @@ class Relativistic(Objective):
     against: Literal["mean", "partner"] = "mean"
     #: Of least squares, what the critic is to say of fakes: -1 (the author's, "cooperative") or 0 ("competitive").
     fake_target: Literal[-1, 0] = -1
+
+    @model_validator(mode="after")
+    def _target(self) -> Relativistic:
+        if self.fake_target == 0 and self.loss != "least_squares":
+            raise ValueError(f"fake_target 0 is of loss=least_squares; {self.loss} has none")
+        return self
 
     def generator(self, fake: Judged, real: Judged) -> Tensor:
         up, down = self._differences(fake.logits, real.logits)
