@@ -5,10 +5,11 @@ from __future__ import annotations
 import sys
 import time
 
-from benchmarks import data, startup, step, weights
+from benchmarks import data, passes, startup, step, weights
 
 ALL = {
     "step": step.main,
+    "passes": passes.main,
     "weights": weights.main,
     "startup": startup.main,
     "ingest": data.on_photographs(data.ingesting),

@@ -91,9 +91,14 @@ def check(run: Run) -> None:
         raise ConfigError(str(error)) from error
     try:
         with torch.device("meta"):  # Every mistake in a network's options shows, and nothing is allocated.
-            outputs = _outputs(run)
+            critics, outputs = _critics(run)
     except (ValueError, RuntimeError, IndexError) as error:
         raise ConfigError(f"network: cannot be built with these options: {str(error).splitlines()[0]}") from error
+    try:
+        for critic in critics:
+            run.scheme.check_critic(critic, outputs + run.task.heads)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
     if outputs < run.objective.least_outputs:
         raise ConfigError(
             f"objective {name_of(run.objective)} compares vectors of outputs, and the critic of network "
@@ -120,8 +125,8 @@ def check(run: Run) -> None:
         raise ConfigError(f"cluster.min_replicas: {run.cluster.min_replicas} is more than replicas={run.replicas}")
 
 
-def _outputs(run: Run) -> int:
-    """How many logits critics give an image."""
+def _critics(run: Run) -> tuple[list[torch.nn.Module], int]:
+    """Critics, and how many logits they give an image at least."""
     run.task.generator(run.network, run.image)
     critics = run.critics.critics(run.task, run.network, run.image)
     for regularizer in run.regularizers:
@@ -133,7 +138,7 @@ def _outputs(run: Run) -> int:
         view = seen[seat.game]
         logits: torch.Tensor = critics[name](*(value for value in (view.images, view.given) if value is not None))
         found.append(logits.shape[1])
-    return min(found) - run.task.heads
+    return list(critics.values()), min(found) - run.task.heads
 
 
 def _split(override: str) -> tuple[str, Any]:

@@ -12,8 +12,8 @@ FILES = sorted(file for folder in ("service", "pipelines") for file in (ROOT / f
 LAYERS = [
     {"service.components", "service.collectives", "service.randomness", "service.pixels"},
     {"pipelines", "service.batch", "service.blocks", "service.norms", "service.noisy", "service.patches",
-     "service.growth", "service.vgg", "service.layers", "service.ema", "service.minibatch", "service.accelerators",
-     "service.divergence"},
+     "service.growth", "service.vgg", "service.shared_pass", "service.layers", "service.ema", "service.minibatch",
+     "service.accelerators", "service.divergence"},
     {"service.networks", "service.objectives", "service.balances", "service.tasks", "service.regularizers",
      "service.optimizers", "service.terms", "service.panel", "service.augmentation"},
     {"service.judging", "service.penalties", "service.pool"},

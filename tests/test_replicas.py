@@ -91,6 +91,11 @@ OTHERS = {
         "batch.size=20", GROWING, "objective={name: wgan, drift: 0.001}", "regularizers=[gradient_penalty]",
         "scheme={name: alternating, order: simultaneous}", "ema={decay: 0.9}",
     ],
+    "joint, two passes, normalised": [
+        "batch.size=20", "network.critic_batch_norm=false",
+        "scheme={name: joint, passes: two, fakes: current, generator_trains_critic: false}",
+        "scheme.balance.form=normalised", "regularizers=[gradient_penalty]",
+    ],
     "three noisy generators": [
         "batch.size=20", "network={name: noisy_mlp, generator_widths: [8], critic_widths: [8], latent_dim: 8}",
     ],

@@ -1,6 +1,7 @@
 """The joint step against the author's loop, written out: three passes, plain batch norm, a few lines a balance."""
 
 import copy
+import dataclasses
 from collections.abc import Callable
 
 import pytest
@@ -10,13 +11,21 @@ from torch import Tensor, nn
 
 from service.accelerators.torch_distributed import TorchDistributed
 from service.batch import GlobalBatch
+from service.components import ConfigError
 from service.layers import follow_global_batch
 from service.networks import ImageShape
 from service.networks.dcgan import DCGAN
+from service.networks.mlp import MLP
+from service.objectives import Objective
 from service.objectives.bce import BinaryCrossEntropy
+from service.objectives.lsgan import LeastSquares
+from service.objectives.relativistic import Relativistic
+from service.objectives.softmax import Softmax
+from service.objectives.wgan import Wasserstein
 from service.optimizers.adam import Adam
 from service.panel import Panel
 from service.pool import Pools
+from service.recipe import load
 from service.schemes import Parts
 from service.schemes.joint import Joint
 from service.tasks import Samples
@@ -181,3 +190,59 @@ def test_statistics_of_the_critics_passes_stay_apart() -> None:
     with batch.passes(batch.own_rows, batch.own_rows):
         together = parts.critics["image"](torch.cat([torch.zeros_like(images(0)), images(0)]))
     torch.testing.assert_close(together[SIZE:], alone, rtol=1e-10, atol=1e-12)
+
+
+TWO = {"generator_trains_critic": False, "fakes": "current"}
+OBJECTIVES: dict[str, tuple[Objective, dict[str, str]]] = {
+    "bce, loss": (BinaryCrossEntropy(), {"name": "loss"}),
+    "bce, normalised": (BinaryCrossEntropy(), {"name": "loss", "form": "normalised"}),
+    "bce, validity, 2 shards": (BinaryCrossEntropy(), {"name": "validity"}),
+    "lsgan": (LeastSquares(), {"name": "loss"}),
+    "wgan": (Wasserstein(), {"name": "fixed"}),
+    "relativistic": (Relativistic(), {"name": "loss"}),
+    "softmax": (Softmax(), {"name": "fixed"}),
+}
+
+
+@pytest.mark.parametrize("name", list(OBJECTIVES))
+def test_two_passes_give_the_gradients_of_three(name: str) -> None:
+    """One look at generated images for both networks, against a look for each; the critic has no batch norm."""
+    objective, balance = OBJECTIVES[name]
+    found = {}
+    for passes in ("three", "two"):
+        parts = parts_of(2 if "shards" in name else 1)
+        torch.manual_seed(1)
+        critic = MLP(critic_widths=(8,)).critic(IMAGE).double()
+        with torch.no_grad():
+            for parameter in critic.parameters():
+                parameter.mul_(3)
+        parts = dataclasses.replace(parts, objective=objective, critics=nn.ModuleDict({"image": critic}))
+        scheme = Joint.model_validate({**TWO, "passes": passes, "balance": balance})
+        scheme.check(objective, SIZE, 1)
+        scheme.check_critic(critic, 1)
+        stepper = scheme.stepper(parts)
+        parts.batch.start(0, 0, SIZE)
+        metrics = stepper.step(0, lambda _: samples(0))
+        found[passes] = (gradients(parts.generator, parts.critics), metrics)
+    for key, gradient in found["three"][0].items():
+        assert float(gradient.abs().max()) > 0 or "bias" in key
+        torch.testing.assert_close(found["two"][0][key], gradient, rtol=1e-9, atol=1e-14)
+    for key, value in found["three"][1].items():
+        torch.testing.assert_close(found["two"][1][key], value, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        ([], "if both look at the same images"),
+        (["scheme.fakes=current"], "if both look at the same images"),
+        (["scheme.fakes=current", "scheme.generator_trains_critic=false"], "not look at the batch"),
+        (["scheme={name: joint, passes: two, fakes: current, generator_trains_critic: false, balance: fixed}",
+          "objective=hinge", "network.critic_batch_norm=false"], "no gradient where it is sure"),
+        (["scheme.fakes=current", "scheme.generator_trains_critic=false", "network.critic_batch_norm=false",
+          "task=info"], "one number"),
+    ],
+)  # fmt: skip
+def test_two_passes_are_refused_where_they_would_be_something_else(words: list[str], reason: str) -> None:
+    with pytest.raises(ConfigError, match=reason):
+        load("digits", ["scheme.passes=two", *words])

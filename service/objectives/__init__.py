@@ -38,6 +38,8 @@ class Objective(Component):
     relative: ClassVar[bool] = False
     #: How many outputs of a critic it needs at least.
     least_outputs: ClassVar[int] = 1
+    #: Whether the critic's term on a fake always has a gradient, however sure the critic is.
+    slopes_on_fakes: ClassVar[bool] = True
     #: What its author multiplies the sum of the critic's two terms by.
     critic_factor: ClassVar[float] = 1.0
 

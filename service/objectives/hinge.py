@@ -14,6 +14,7 @@ class Hinge(Objective):
     """``E relu(1 - r) + E relu(1 + f)`` for the critic, ``-E f`` for the generator."""
 
     non_negative: ClassVar[bool] = False
+    slopes_on_fakes: ClassVar[bool] = False
 
     def generator(self, fake: Judged, real: Judged) -> Tensor:
         return -batch_mean(fake.logits)

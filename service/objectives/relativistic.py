@@ -25,6 +25,10 @@ class Relativistic(Objective):
     #: Of least squares, what the critic is to say of fakes: -1 (the author's, "cooperative") or 0 ("competitive").
     fake_target: Literal[-1, 0] = -1
 
+    @property
+    def slopes_on_fakes(self) -> bool:  # type: ignore[override]
+        return self.loss != "hinge"
+
     @model_validator(mode="after")
     def _target(self) -> Relativistic:
         if self.fake_target == 0 and self.loss != "least_squares":

@@ -155,6 +155,9 @@ class Scheme(Component):
     def check(self, objective: Objective, batch_size: int, shards: int) -> None:
         """Raise ValueError, with the reason, if the objective, or the batch, cannot be trained so."""
 
+    def check_critic(self, critic: nn.Module, outputs: int) -> None:
+        """Raise ValueError, with the reason, if a critic with so many outputs cannot be trained so."""
+
     def batches(self, step: int) -> int:
         """How many batches of real samples a step reads."""
         return 1

@@ -16,12 +16,13 @@ from torch.func import functional_call
 
 from service.balances import TERMS, Balance
 from service.balances.loss import LossBalance
-from service.components import resolve
+from service.components import name_of, resolve
 from service.divergence import Divergence
 from service.judging import GENERATED, PENALISED, SHOWN_REAL, Verdicts, judge, mean_terms, share
 from service.objectives import Judged, Objective
 from service.penalties import penalties
 from service.schemes import Parts, Read, Scheme, Stepper
+from service.shared_pass import looks_at_the_batch, scaled, twice
 from service.tasks import Samples, View
 
 
@@ -35,12 +36,34 @@ class Joint(Scheme):
     generator_trains_critic: bool = True
     #: Whose images the fake term is over: the step's before (the author's code), or its own.
     fakes: Literal["previous", "current"] = "previous"
+    #: How often the critic looks a step: at generated images once for each network, or once for both, which is
+    #: the same gradient with less work (`service.shared_pass`).
+    passes: Literal["three", "two"] = "three"
 
     def stepper(self, parts: Parts) -> JointStepper:
         return JointStepper(self, parts)
 
     def check(self, objective: Objective, batch_size: int, shards: int) -> None:
         self.balance.check(objective)
+        if self.passes == "three":
+            return
+        if self.generator_trains_critic or self.fakes == "previous":
+            raise ValueError(
+                "scheme.passes two: one look serves both networks if both look at the same images and the generator's "
+                "term does not train the critic; set scheme.fakes=current scheme.generator_trains_critic=false"
+            )
+        if not objective.slopes_on_fakes:
+            raise ValueError(
+                f"scheme.passes two: objective {name_of(objective)} gives the critic no gradient where it is sure; "
+                "set scheme.passes=three"
+            )
+
+    def check_critic(self, critic: nn.Module, outputs: int) -> None:
+        if self.passes == "two" and (outputs > 1 or looks_at_the_batch(critic)):
+            raise ValueError(
+                "scheme.passes two: the critic must give each image one number, and not look at the batch; set "
+                "scheme.passes=three, or network.critic_batch_norm=false where that is what does"
+            )
 
 
 class JointStepper(Stepper):
@@ -158,7 +181,8 @@ class _JointLoss(nn.Module):
         """(3, shards) losses of one game, in the order of TERMS, and their weights."""
         fake, real, previous = judged
         objective, balance = self.parts.objective, self.scheme.balance
-        losses = torch.stack([objective.generator(fake, real), *objective.critic(previous, real)])
+        compared = real if self.scheme.generator_trains_critic else real._replace(logits=real.logits.detach())
+        losses = torch.stack([objective.generator(fake, compared), *objective.critic(previous, real)])
         return losses, balance.weights(losses, lambda: _validities(objective, judged))
 
     def _verdicts(self, critic: nn.Module, views: tuple[View, ...], rows: tuple[Tensor, ...]) -> Verdicts:
@@ -166,6 +190,8 @@ class _JointLoss(nn.Module):
         batch = self.parts.batch
         if self.scheme.generator_trains_critic:
             return judge(critic, views, rows, batch, GENERATED)
+        if self.scheme.passes == "two":
+            return self._verdicts_of_two(critic, views, rows)
         frozen = {name: parameter.detach() for name, parameter in critic.named_parameters()}
 
         def held(*inputs: Tensor) -> Tensor:
@@ -176,6 +202,18 @@ class _JointLoss(nn.Module):
         others = judge(critic, views[1:], rows[1:], batch, SHOWN_REAL)
         outputs, kinds = torch.cat([on_fake.outputs, others.outputs]), torch.cat([on_fake.kinds, others.kinds])
         return Verdicts(outputs, kinds, rows, GENERATED)
+
+    def _verdicts_of_two(self, critic: nn.Module, views: tuple[View, ...], rows: tuple[Tensor, ...]) -> Verdicts:
+        """As three passes would have it, of which the first and the last are of the same images."""
+        fake, real, _ = views
+        ratio: list[Tensor] = []
+        shown = fake._replace(images=scaled(fake.images, ratio))
+        both = judge(critic, (shown, real), rows[:2], self.parts.batch, GENERATED)
+        sizes = [len(part) for part in rows[:2]]
+        (on_fake, on_real), (kinds, kinds_of_real) = both.outputs.split(sizes), both.kinds.split(sizes)
+        of_generator, of_critic = twice(on_fake, ratio)
+        outputs = torch.cat([of_generator, on_real, of_critic])
+        return Verdicts(outputs, torch.cat([kinds, kinds_of_real, kinds]), rows, GENERATED)
 
     def _head_terms(self, verdicts: list[Verdicts], draw: Mapping[str, Tensor], real: Samples) -> list[Tensor]:
         heads = self.parts.task.heads

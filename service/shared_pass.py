@@ -1,0 +1,60 @@
+"""One pass of the critic over generated images, for its own loss and for the generator's (Shen et al. 2021).
+
+"Training Generative Adversarial Networks in One Stage" (arXiv:2103.00430): where a critic gives every image one
+number, and looks at each image alone, what reaches the image from one loss is in proportion to what reaches it from
+another. So one backward pass serves both: the critic's weights take the critic's gradient, and what goes on to the
+generator is multiplied, image by image, by the two gradients' ratio at the critic's output.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from service.minibatch import MinibatchLayer
+from service.norms import SwitchableNorm
+
+_LOOK_AT_THE_BATCH = (nn.BatchNorm1d, nn.BatchNorm2d, MinibatchLayer, SwitchableNorm)
+
+
+def scaled(images: Tensor, ratio: list[Tensor]) -> Tensor:
+    """The same images, whose gradient will be multiplied by what `twice` has put into `ratio` by then."""
+    same: Tensor = _Scaled.apply(images, ratio)  # type: ignore[no-untyped-call]
+    return same
+
+
+def twice(outputs: Tensor, ratio: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """A critic's outputs (N, 1) on such images, for the generator's loss and for the critic's."""
+    of_generator, of_critic = _Twice.apply(outputs, ratio)  # type: ignore[no-untyped-call]
+    return of_generator, of_critic
+
+
+def looks_at_the_batch(critic: nn.Module) -> bool:
+    """Whether what it says of an image depends on the others, as with batch norm. Of a network for one device."""
+    return any(isinstance(module, _LOOK_AT_THE_BATCH) for module in critic.modules())
+
+
+class _Scaled(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, images: Tensor, ratio: list[Tensor]) -> Tensor:
+        ctx.ratio = ratio
+        return images.view_as(images)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient * ctx.ratio.pop()[:, :, None, None], None
+
+
+class _Twice(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, outputs: Tensor, ratio: list[Tensor]) -> tuple[Tensor, Tensor]:
+        ctx.ratio = ratio
+        return outputs.clone(), outputs.clone()
+
+    @staticmethod
+    def backward(ctx: Any, of_generator: Tensor, of_critic: Tensor) -> tuple[Tensor, None]:
+        # A gradient that is zero has underflowed, or nothing hangs on it; then nothing goes on to the generator.
+        ctx.ratio.append(torch.where(of_critic == 0, 0, of_generator / of_critic))
+        return of_critic, None
