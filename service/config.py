@@ -144,10 +144,10 @@ class Run(_Options):
     regularizers: Annotated[
         tuple[SerializeAsAny[Regularizer], ...],
         BeforeValidator(lambda value: _several("service.regularizers", value, Regularizer)),
-    ] = ()
+    ] = Field((), description="penalties, norms and noise that keep the critics smooth")
     terms: Annotated[
         tuple[SerializeAsAny[Term], ...], BeforeValidator(lambda value: _several("service.terms", value, Term))
-    ] = ()
+    ] = Field((), description="what generated images are to be like, beside what critics say")
     critics: Panel = Field(Panel(), description="several critics, or critics at several scales")
     augmentation: Augmentation = Field(Augmentation(), description="of real images, when they are trained on")
     optimizer: Annotated[Optimizer, *_of("service.optimizers", Optimizer, "adam")] = Field(

@@ -32,7 +32,7 @@ class Panel(BaseModel):
 
     count: int = Field(1, ge=1, description="critics at each scale")
     scales: int = Field(1, ge=1, description="scales, each half the size of the one before")
-    pooling: Literal["max", "average"] = "max"
+    pooling: Literal["max", "average"] = Field("max", description="how images are made smaller")
 
     def seats(self, games: Sequence[str]) -> dict[str, Seat]:
         """By the critics' names; the first of a game has the game's name."""

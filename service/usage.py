@@ -31,6 +31,7 @@ def text(usage: str) -> str:
     from pipelines.sources import Source
     from service.balances import Balance
     from service.regularizers import Regularizer
+    from service.terms import Term
 
     lines = ["Trains a GAN recipe on any number of replicas, with the same result on all of them.", ""]
     lines += [f"usage: {usage}", "", f"recipes (default: {DEFAULT_RECIPE}):"]
@@ -42,10 +43,11 @@ def text(usage: str) -> str:
         **{key: (f"service.{key}s", base) for key, base in _FAMILIES.items()},
         "scheme.balance": ("service.balances", Balance),
         "regularizers": ("service.regularizers", Regularizer),
+        "terms": ("service.terms", Term),
         "data.source": ("pipelines.sources", Source),
     }
     for key, (package, base) in families.items():
-        lines += [f"  {key}={name:<{22 - len(key)}} {_part(find(package, name, base))}" for name in names(package)]
+        lines += [f"  {key}={name:<{30 - len(key)}} {_part(find(package, name, base))}" for name in names(package)]
     lines += ["", "  --dry-run               print the resolved configuration, and stop"]
     return "\n".join(lines)
 
