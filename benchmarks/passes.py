@@ -1,21 +1,29 @@
-"""The critic's three passes of a joint step, as one call and as three: forward and backward, interleaved."""
+"""What looks at images cost: the critic's three passes as one call and as three, and whole steps of fewer looks."""
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Callable
 from statistics import median
 
 import torch
+from rich.console import Console
 from torch import Tensor, nn
 
+from pipelines.loader import open_loader
+from pipelines.storage import Location
+from service.accelerators.torch_distributed import TorchDistributed
 from service.batch import GlobalBatch
 from service.collectives import OneReplica
+from service.datasets import prepare
 from service.judging import judge
 from service.layers import follow_global_batch
 from service.networks import ImageShape, LatentNetwork
 from service.networks.dcgan import DCGAN
 from service.networks.mlp import MLP
+from service.recipe import load
+from service.replica import Replica
 from service.tasks import View
 
 SIZE, ROUNDS = 64, 40
@@ -34,7 +42,22 @@ def timed(calls: Callable[[], list[Tensor]]) -> float:
     return time.perf_counter() - began
 
 
-def main() -> None:
+_TWO = "scheme={name: joint, passes: two, fakes: current, generator_trains_critic: false}"
+#: Steps to compare, by network: what the notebooks do, and one look at generated images for both networks.
+STEPS = {
+    "mlp": {"alternating": ["gan-mnist"], "joint": ["self-gan-mnist"], "two looks": ["self-gan-mnist", _TWO]},
+    "dcgan without batch norm": {
+        name: [recipe, "network.critic_batch_norm=false", *words]
+        for name, (recipe, *words) in {
+            "alternating": ["dcgan-mnist"], "joint": ["self-dcgan-mnist"], "two looks": ["self-dcgan-mnist", _TWO],
+        }.items()
+    },
+}  # fmt: skip
+BLOCK, BLOCKS = 5, 12
+
+
+def passes() -> None:
+    """The critic alone."""
     for name, (network, image) in KINDS.items():
         batch = GlobalBatch(SIZE, 1, 0, OneReplica(), torch.device("cpu"))
         batch.start(0, 0, SIZE)
@@ -53,3 +76,32 @@ def main() -> None:
             seconds["three"].append(timed(apart))
         one, three = (median(values[4:]) for values in seconds.values())
         print(f"  {name:<26}{one * 1e3:7.1f} ms in one, {three * 1e3:7.1f} ms in three: {three / one:.2f}")
+
+
+def steps() -> None:
+    """Whole steps, in blocks, one kind after the other."""
+    for network, kinds in STEPS.items():
+        with tempfile.TemporaryDirectory() as storage:
+            replicas = {}
+            for kind, (recipe, *words) in kinds.items():
+                run = load(recipe, [*words, "data.source=digits", f"storage={storage}"])
+                shards, _ = prepare(run, Console(quiet=True))
+                loader = open_loader(Location.of(shards), run.data.transform, run.batch.size, run.seed)
+                replicas[kind] = Replica(run, TorchDistributed(torch.device("cpu")), loader)
+            seconds: dict[str, list[float]] = {kind: [] for kind in kinds}
+            for block in range(BLOCKS):
+                for kind, replica in replicas.items():
+                    began = time.perf_counter()
+                    for step in range(block * BLOCK, (block + 1) * BLOCK):
+                        replica.step(step)
+                    seconds[kind].append((time.perf_counter() - began) / BLOCK)
+            for replica in replicas.values():
+                replica.close()
+        for kind, values in seconds.items():
+            ratio = median([mine / other for mine, other in zip(values[2:], seconds["alternating"][2:], strict=True)])
+            print(f"  {network}, {kind}: {median(values[2:]) * 1e3:.1f} ms a step, {ratio:.2f} of alternating")
+
+
+def main() -> None:
+    passes()
+    steps()

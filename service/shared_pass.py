@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from service.minibatch import MinibatchLayer
 from service.norms import SwitchableNorm
 
+#: How small the critic's gradient may be beside the generator's: nothing that its weights would notice.
+_LEAST = 1e-12
 _LOOK_AT_THE_BATCH = (nn.BatchNorm1d, nn.BatchNorm2d, MinibatchLayer, SwitchableNorm)
 
 
@@ -55,6 +57,8 @@ class _Twice(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, of_generator: Tensor, of_critic: Tensor) -> tuple[Tensor, None]:
-        # A gradient that is zero has underflowed, or nothing hangs on it; then nothing goes on to the generator.
-        ctx.ratio.append(torch.where(of_critic == 0, 0, of_generator / of_critic))
-        return of_critic, None
+        # Where the critic is sure, its own gradient vanishes, and the generator's, which it carries, must not.
+        least = _LEAST * of_generator.abs()
+        carried = torch.where(of_critic.abs() < least, least, of_critic)
+        ctx.ratio.append(torch.where(carried == 0, 0, of_generator / carried))
+        return carried, None
