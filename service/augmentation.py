@@ -21,7 +21,7 @@ class Augmentation(BaseModel):
 
     flip: float = Field(0.0, ge=0, le=1, description="how likely an image is mirrored, left to right")
     jitter: float = Field(
-        1.0, ge=1, description="how much larger images are made before they are cut; Pix2Pix 1.117, CycleGAN 1.12"
+        1.0, ge=1, le=4, description="how much larger images are made before they are cut; Pix2Pix 1.117, CycleGAN 1.12"
     )
 
     def of(self, samples: Samples, batch: GlobalBatch) -> Samples:

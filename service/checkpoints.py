@@ -18,6 +18,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from service.config import from_tree
+
 _NETWORKS, _ROWS, _SHARED = "networks.safetensors", "rows.safetensors", "shared.safetensors"
 _OPTIMIZERS, _STATE = "optimizers.pt", "state.json"
 FORMAT = 2
@@ -88,12 +90,15 @@ def load(folder: Path, identity: Mapping[str, str] | None = None) -> State:
         raise
     except Exception as error:  # Every reader has errors of its own; all of them mean the same here.
         raise CheckpointError(f"checkpoint {folder} is damaged: {type(error).__name__}: {error}") from error
-    for what, value in (identity or {}).items():
-        if state.identity.get(what) != value:
-            raise CheckpointError(
-                f"checkpoint {folder} was made with another {what} ({state.identity.get(what)}, not {value}): "
-                "resume with the options the run was started with"
-            )
+    if identity is not None:
+        # The recipe is asked anew: options that did not exist when the run was started have their defaults.
+        made_with = {**state.identity, "recipe": from_tree(state.run).recipe_hash}
+        for what, value in identity.items():
+            if made_with.get(what) != value:
+                raise CheckpointError(
+                    f"checkpoint {folder} was made with another {what} ({made_with.get(what)}, not {value}): "
+                    "resume with the options the run was started with"
+                )
     return state
 
 

@@ -51,6 +51,8 @@ class Panel(BaseModel):
         """Raise ValueError, with the reason, if the network cannot judge the smallest images."""
         if self.scales == 1:
             return
+        if network.last_stage(image):
+            raise ValueError("critics.scales: a network that grows has its own sizes; set critics.scales=1")
         for number in range(self.scales):
             if image.height % 2**number or image.width % 2**number:
                 raise ValueError(f"critics.scales: {image.height}x{image.width} cannot be halved {number} times")

@@ -91,14 +91,15 @@ def check(run: Run) -> None:
         raise ConfigError(str(error)) from error
     try:
         with torch.device("meta"):  # Every mistake in a network's options shows, and nothing is allocated.
-            critics, outputs = _critics(run)
+            critics = _critics(run)
     except (ValueError, RuntimeError, IndexError) as error:
         raise ConfigError(f"network: cannot be built with these options: {str(error).splitlines()[0]}") from error
     try:
-        for critic in critics:
-            run.scheme.check_critic(critic, outputs + run.task.heads)
+        for critic, count in critics:
+            run.scheme.check_critic(critic, count)
     except ValueError as error:
         raise ConfigError(str(error)) from error
+    outputs = min(count for _, count in critics) - run.task.heads
     if outputs < run.objective.least_outputs:
         raise ConfigError(
             f"objective {name_of(run.objective)} compares vectors of outputs, and the critic of network "
@@ -125,8 +126,8 @@ def check(run: Run) -> None:
         raise ConfigError(f"cluster.min_replicas: {run.cluster.min_replicas} is more than replicas={run.replicas}")
 
 
-def _critics(run: Run) -> tuple[list[torch.nn.Module], int]:
-    """Critics, and how many logits they give an image at least."""
+def _critics(run: Run) -> list[tuple[torch.nn.Module, int]]:
+    """Critics, and how many numbers each gives an image."""
     run.task.generator(run.network, run.image)
     critics = run.critics.critics(run.task, run.network, run.image)
     for regularizer in run.regularizers:
@@ -137,8 +138,8 @@ def _critics(run: Run) -> tuple[list[torch.nn.Module], int]:
     for name, seat in run.critics.seats(run.task.games).items():
         view = seen[seat.game]
         logits: torch.Tensor = critics[name](*(value for value in (view.images, view.given) if value is not None))
-        found.append(logits.shape[1])
-    return list(critics.values()), min(found) - run.task.heads
+        found.append((critics[name], logits.shape[1]))
+    return found
 
 
 def _split(override: str) -> tuple[str, Any]:
@@ -167,9 +168,12 @@ def _apply(tree: dict[str, Any], path: str, value: Any) -> None:
 
 
 def _key(place: dict[str, Any] | list[Any], name: str, path: str) -> Any:
-    """What a part of a path names: a key, or the number of an item of a list."""
+    """What a part of a path names: a key, or an item of a list, by its name or number."""
     if isinstance(place, dict):
         return name
+    names = [item.get("name") if isinstance(item, dict) else item for item in place]
+    if name in names:
+        return names.index(name)
     if not (name.isdigit() and int(name) < len(place)):
-        raise ConfigError(f"{path}: {name!r} is none of its items, 0 to {len(place) - 1}")
+        raise ConfigError(f"{path}: {name!r} is none of its items: {', '.join(map(str, names)) or 'it has none'}")
     return int(name)

@@ -180,7 +180,8 @@ class Replica:
     def _grow(self, step: int) -> None:
         """Let networks be as far as they are to be at `step`."""
         now, before = (
-            self._run.network.stage(self._run.image, max(at, 0) * self._run.batch.size) for at in (step, step - 1)
+            self._run.network.stage(self._run.image, self._run.scheme.batches_before(max(at, 0)) * self._run.batch.size)
+            for at in (step, step - 1)
         )
         self._stage = now
         for network in self._continuing().values():

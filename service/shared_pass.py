@@ -29,6 +29,7 @@ def scaled(images: Tensor, ratio: list[Tensor]) -> Tensor:
 
 def twice(outputs: Tensor, ratio: list[Tensor]) -> tuple[Tensor, Tensor]:
     """A critic's outputs (N, 1) on such images, for the generator's loss and for the critic's."""
+    assert outputs.shape[1] == 1, "more than one number for an image"
     of_generator, of_critic = _Twice.apply(outputs, ratio)  # type: ignore[no-untyped-call]
     return of_generator, of_critic
 

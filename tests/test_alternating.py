@@ -4,7 +4,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from pipelines.loader import open_loader
+from pipelines.storage import Location
+from service.accelerators.torch_distributed import TorchDistributed
+from service.objectives.relativistic import Relativistic
 from service.objectives.wgan import Wasserstein
+from service.recipe import load
+from service.replica import Replica
 from service.schemes import Parts
 from service.schemes.alternating import Alternating, AlternatingStepper
 from tests.test_step import IMAGE, NETWORK, SIZE, bce, images, networks, parts_of, samples
@@ -90,10 +96,10 @@ def test_a_critic_learns_from_part_of_the_batch() -> None:
     loss = bce(torch.sigmoid(critic(images(0)[::4])), 1) + bce(torch.sigmoid(critic(fakes[::4])), 0)
     for mine, expected in zip(found, torch.autograd.grad(0.5 * loss, list(critic.parameters())), strict=True):
         torch.testing.assert_close(mine, expected, rtol=1e-8, atol=1e-11)
-    with pytest.raises(ValueError, match="name a divisor"):
-        Alternating(critic_batch=SIZE // 4).check(parts.objective, SIZE, SIZE // 2)
-    with pytest.raises(ValueError, match="name a divisor"):
-        Alternating(critic_batch=SIZE - 1).check(parts.objective, SIZE, 1)
+    for count, shards in ((SIZE - 1, 1), (4, 4), (3, 2), (1, 1)):
+        with pytest.raises(ValueError, match=r"scheme.critic_batch: .* must divide"):
+            Alternating(critic_batch=count).check(parts.objective, SIZE, shards)
+    Alternating(critic_batch=12).check(parts.objective, 24, 3)
 
 
 def test_a_critic_begins_on_real_images_alone() -> None:
@@ -109,8 +115,9 @@ def test_a_critic_begins_on_real_images_alone() -> None:
         torch.testing.assert_close(mine, expected, rtol=1e-8, atol=1e-11)
     _, weights, _ = gradients_of(stepper, parts, 1)
     assert not any(torch.equal(now, then) for now, then in zip(weights, start, strict=True))
-    with pytest.raises(ValueError, match="no lower bound"):
-        scheme.check(Wasserstein(), SIZE, 1)
+    for objective in (Wasserstein(), Relativistic()):
+        with pytest.raises(ValueError, match="compares with fakes, or has no lower bound"):
+            scheme.check(objective, SIZE, 1)
 
 
 def test_steps_share_latents_and_not_real_samples() -> None:
@@ -124,3 +131,21 @@ def test_steps_share_latents_and_not_real_samples() -> None:
     assert not torch.equal(drawn[0], drawn[3])
     parts.batch.start(0, 0, SIZE)
     assert torch.equal(drawn[0], parts.task.draw(NETWORK, parts.batch)["latents"])
+
+
+def test_what_a_critic_reads_off_fakes_waits_as_well(digits: Location) -> None:
+    """With heads: another generator makes other fakes, and a critic on real samples alone does not notice."""
+    found = []
+    for factor in (1.0, 3.0):
+        words = ["task={name: info, label_weight: 0.4}", "scheme={name: alternating, real_first_steps: 1}"]
+        run = load("digits", [*words, "batch.size=8", "network.dropout=0", "network.critic_batch_norm=false"])
+        replica = Replica(
+            run, TorchDistributed(torch.device("cpu")), open_loader(digits, run.data.transform, run.batch.size, 0)
+        )
+        for parameter in replica.generator.parameters():
+            parameter.data.mul_(factor)
+        replica.step(0)
+        found.append([parameter.detach().clone() for parameter in replica.critics.parameters()])
+        replica.close()
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)

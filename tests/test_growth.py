@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from pipelines.loader import open_loader
 from pipelines.storage import Location
@@ -11,6 +12,7 @@ from service.growth import GrowingModule, begins, faded, grow, size_and_fade
 from service.networks import ImageShape
 from service.networks.pggan import PGGAN
 from service.recipe import load
+from service.regularizers.spectral_norm import SpectralNorm
 from service.replica import Replica
 
 IMAGE = ImageShape(1, 16, 16)
@@ -98,3 +100,26 @@ def test_optimizers_begin_anew_and_unborn_layers_stay(digits: Location) -> None:
         counts.append(max(int(values["step"]) for values in state.values()))
     assert counts == [1, 2, 3, 1, 2, 3, 1, 2]
     assert replica.generate(4, 0).shape == (4, *IMAGE)
+
+
+def test_spectral_norm_takes_the_place_of_the_equalised_rate() -> None:
+    torch.manual_seed(0)
+    critics = nn.ModuleDict({"image": PGGAN().critic(ImageShape(3, 16, 16))})
+    SpectralNorm().prepare(critics)
+    images = torch.randn(8, 3, 16, 16)
+    for _ in range(5):
+        logits = critics["image"](images)
+    assert float(logits.detach().std()) > 1e-4
+
+
+def test_growth_counts_the_images_that_critics_have_seen(digits: Location) -> None:
+    words = [
+        "batch.size=20", "scheme={name: alternating, order: critic_first, critic_steps: 3}",
+        "network={name: pggan, latent_dim: 8, channels: 32, most_channels: 8, stable_images: 40, fade_images: 80}",
+    ]  # fmt: skip
+    run = load("digits", words)
+    replica = Replica(run, TorchDistributed(torch.device("cpu")), open_loader(digits, run.data.transform, 20, 0))
+    replica.step(0)
+    replica.step(1)  # After 60 images, of which 20 faded in.
+    assert isinstance(replica.generator, GrowingModule)
+    assert (replica.generator.size, replica.generator.fade) == (1, 0.25)

@@ -1,5 +1,6 @@
 """The number of replicas is not a hyper-parameter: real processes, float64, against one replica."""
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -270,3 +271,19 @@ def test_a_run_resumes_on_another_number_of_replicas(digits: Location, tmp_path:
     resumed = run_replicas(2, train_in_two_parts, digits.path, str(tmp_path), names, 10)
     for name in names:
         assert distance(resumed[name], whole[name]) < 1e-10
+
+
+def test_a_checkpoint_of_a_time_with_fewer_options_can_be_resumed(digits: Location, tmp_path: Path) -> None:
+    _, replica = build(["batch.size=8"], 0, 1, digits.path)
+    replica.step(0)
+    checkpoints.save(replica.state(1), tmp_path)
+    file = tmp_path / "state.json"
+    described = json.loads(file.read_text())
+    for option in ("terms", "critics", "augmentation"):
+        del described["run"][option]
+    described["identity"]["recipe"] = "as it was computed then"
+    file.write_text(json.dumps(described))
+    assert checkpoints.load(tmp_path, replica.identity).step == 1
+    _, other = build(["batch.size=10"], 0, 1, digits.path)
+    with pytest.raises(checkpoints.CheckpointError, match="another recipe"):
+        checkpoints.load(tmp_path, other.identity)

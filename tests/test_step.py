@@ -241,6 +241,8 @@ def test_two_passes_give_the_gradients_of_three(name: str) -> None:
           "objective=hinge", "network.critic_batch_norm=false"], "no gradient where it is sure"),
         (["scheme.fakes=current", "scheme.generator_trains_critic=false", "network.critic_batch_norm=false",
           "task=info"], "one number"),
+        (["scheme.fakes=current", "scheme.generator_trains_critic=false", "network.critic_batch_norm=false",
+          "network.patches=true", "critics.scales=2"], "one number"),
     ],
 )  # fmt: skip
 def test_two_passes_are_refused_where_they_would_be_something_else(words: list[str], reason: str) -> None:

@@ -90,16 +90,19 @@ def test_perceptual_and_style_terms_are_of_vggs_poolings(vgg: Path, channels: in
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
     ours, theirs = (torch.autograd.grad(value.sum(), made)[0] for value in (found, expected))
     torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-12)
+    assert len(term.build(torch.device("cpu"), torch.float64)(made[:0], target[:0])) == 0
 
 
 def test_vgg_is_refused_clearly(vgg: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"terms perceptual: the weights of VGG16 are missing; give terms.perceptual"):
+    with pytest.raises(ConfigError, match=r"VGG16 are missing; give terms.perceptual.weights=URI"):
         load("digits", [*PAIRED, "terms=[perceptual]"])
-    with pytest.raises(ConfigError, match=r"nowhere\.pth does not exist"):
+    with pytest.raises(ConfigError, match=r"nowhere\.pth is no file"):
         load("digits", [*PAIRED, "terms=[{name: perceptual, weights: nowhere.pth}]"])
     with pytest.raises(ConfigError, match="no true images to compare with"):
         load("digits", [f"terms=[{{name: perceptual, weights: {vgg}}}]"])
-    assert load("digits", [*PAIRED, f"terms=[{{name: perceptual, weights: {vgg}}}]"]).terms
+    assert load("digits", [*PAIRED, "terms=[perceptual]", f"terms.perceptual.weights={vgg}"]).terms
+    with pytest.raises(ConfigError, match="holds no weights of VGG16"):
+        load("digits", [*PAIRED, f"terms=[{{name: perceptual, weights: {__file__}}}]"])
     for name, content in (("other.pth", b"no weights"), ("other.safetensors", b"no weights")):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(ConfigError, match="holds no weights of VGG16"):
@@ -128,6 +131,8 @@ def test_a_panel_judges_the_same_images_at_several_scales() -> None:
     torch.testing.assert_close(small(images, -images), small.critic(*halves), rtol=1e-12, atol=1e-12)
     with pytest.raises(ConfigError, match=r"critics.scales: .* one pixel of 8x8 .* or critics.scales lower"):
         load("digits", ["critics.scales=2"])
+    with pytest.raises(ConfigError, match="a network that grows has its own sizes"):
+        load("digits", ["network=pggan", "critics.scales=2"])
     with pytest.raises(ConfigError, match="cannot be halved 5 times"):
         load("digits", ["critics.scales=6", "network.critic_stages=1"])
 

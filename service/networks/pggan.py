@@ -24,7 +24,10 @@ _START = 4
 
 
 class PGGAN(LatentNetwork):
-    """Every resolution is trained for some images, and the next faded in over some more."""
+    """Every resolution is trained for some images, and the next faded in over some more.
+
+    The first layer has a bias for each of its outputs, where the author's has one for each channel.
+    """
 
     latent_dim: int = Field(512, ge=1)
     #: Channels are `channels` over a power of 2 for each stage, and never more than `most_channels`.

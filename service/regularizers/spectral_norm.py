@@ -6,6 +6,7 @@ from pydantic import Field
 from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
 
+from service.blocks import EqualisedConv, EqualisedLinear
 from service.regularizers import Regularizer
 
 
@@ -19,5 +20,7 @@ class SpectralNorm(Regularizer):
 
     def prepare(self, critics: nn.ModuleDict) -> None:
         for module in list(critics.modules()):
+            if isinstance(module, EqualisedConv | EqualisedLinear):
+                module.scale = 1.0  # Two norms of one weight would leave next to nothing of it.
             if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
                 spectral_norm(module, n_power_iterations=self.iterations, eps=1e-12)

@@ -127,10 +127,10 @@ class Stepper(ABC):
         """
 
     def latest(self, metrics: dict[str, Tensor], due: list[bool]) -> dict[str, Tensor]:
-        """`metrics`, with the penalty of the last step that had one, which is not every step."""
-        if "loss/penalty" in metrics:
-            if any(due) or self._penalty is None:
-                self._penalty = metrics["loss/penalty"]
+        """`metrics`, with the penalty of the last step that had one, which is not every step, if there was one."""
+        if "loss/penalty" in metrics and any(due):
+            self._penalty = metrics["loss/penalty"]
+        elif metrics.pop("loss/penalty", None) is not None and self._penalty is not None:
             metrics["loss/penalty"] = self._penalty
         return metrics
 
@@ -140,6 +140,7 @@ class Stepper(ABC):
 
     def restore_row_state(self, state: Mapping[str, Tensor]) -> None:
         """Take the batch's present rows of whole-batch values, as `GlobalBatch.gather` made them."""
+        self._penalty = None  # That of a step of another run.
 
 
 class Scheme(Component):

@@ -9,6 +9,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+from service.components import name_of
 from service.divergence import Divergence
 from service.judging import COMPARED, GENERATED, GENERATED_LATER, PENALISED, SHOWN_REAL, judge, mean_terms, share
 from service.objectives import Objective
@@ -48,7 +49,8 @@ class Alternating(Scheme):
     more_at_first: MoreAtFirst | None = None
     #: How many of the batch's samples the critics learn from [default: all].
     critic_batch: int | None = Field(None, ge=1)
-    #: For so many steps the critics learn from real samples alone, and the generator does not learn.
+    #: For so many steps the critics learn from real samples alone, and the generator does not learn; regularizers
+    #: stay as they are.
     real_first_steps: int = Field(0, ge=0)
 
     def stepper(self, parts: Parts) -> AlternatingStepper:
@@ -57,13 +59,17 @@ class Alternating(Scheme):
     def check(self, objective: Objective, batch_size: int, shards: int) -> None:
         if self.order != "critic_first" and (self.critic_steps > 1 or self.more_at_first):
             raise ValueError("scheme.critic_steps: several need scheme.order=critic_first")
-        if (self.critic_batch and batch_size % (self.critic_batch * shards)) or (self.critic_batch or shards) < shards:
+        count = self.critic_batch
+        if count and (batch_size % count or count % shards or count < 2 * shards):
             raise ValueError(
-                f"scheme.critic_batch: the critics cannot take {self.critic_batch} of batch.size={batch_size} samples "
-                f"in {shards} equal shards; name a divisor"
+                f"scheme.critic_batch: {count} must divide batch.size={batch_size}, and leave each of {shards} shards "
+                "two samples at least, and as many"
             )
-        if self.real_first_steps and not objective.non_negative:
-            raise ValueError("scheme.real_first_steps: on real samples alone this objective has no lower bound")
+        if self.real_first_steps and (objective.relative or not objective.non_negative):
+            raise ValueError(
+                f"scheme.real_first_steps: objective {name_of(objective)} compares with fakes, or has no lower bound "
+                "on real samples alone; set scheme.real_first_steps=0"
+            )
 
     def batches(self, step: int) -> int:
         if self.more_at_first and self.more_at_first.before(step + 1) > self.more_at_first.before(step):
@@ -233,5 +239,8 @@ class _CriticLoss(nn.Module):
         whole, others = share(verdicts, task.heads, batch, terms)
         losses = [torch.stack(parts.objective.critic(on_fake, on_real)).mean(1) for on_real, on_fake in whole]
         adversarial, besides = torch.stack(losses).mean(0), others.mean(1)
-        loss = self.factor * (adversarial[0] if real_alone else adversarial.sum()) + besides.sum()
+        if real_alone:
+            loss = self.factor * adversarial[0] + besides[len(task.fake_head_terms) :].sum()
+        else:
+            loss = self.factor * adversarial.sum() + besides.sum()
         return loss, torch.cat([adversarial, besides]).detach()

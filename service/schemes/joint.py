@@ -37,7 +37,7 @@ class Joint(Scheme):
     #: Whose images the fake term is over: the step's before (the author's code), or its own.
     fakes: Literal["previous", "current"] = "previous"
     #: How often the critic looks a step: at generated images once for each network, or once for both, which is
-    #: the same gradient with less work (`service.shared_pass`).
+    #: the same gradient with less work (`service.shared_pass`). Spectral norm then iterates once a step, not twice.
     passes: Literal["three", "two"] = "three"
 
     def stepper(self, parts: Parts) -> JointStepper:
@@ -113,6 +113,7 @@ class JointStepper(Stepper):
         }
 
     def restore_row_state(self, state: Mapping[str, Tensor]) -> None:
+        super().restore_row_state(state)
         rows = self._parts.batch.own_rows
         found: dict[str, dict[str, Tensor]] = {game: {} for game in self._parts.task.games}
         for key, value in state.items():

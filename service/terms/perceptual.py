@@ -32,8 +32,9 @@ class Perceptual(Term):
     def check(self) -> None:
         if self.weights is None:
             raise ConfigError(f"terms perceptual: the weights of VGG16 are missing; {_HOW}")
-        if not Location.of(self.weights).exists():
-            raise ConfigError(f"terms perceptual: weights {self.weights} does not exist; {_HOW}")
+        if not Location.of(self.weights).is_file():
+            raise ConfigError(f"terms perceptual: weights {self.weights} is no file; {_HOW}")
+        features_from(Location.of(self.weights))
 
     def build(self, device: torch.device, dtype: torch.dtype) -> Distance:
         assert self.weights is not None
@@ -54,4 +55,4 @@ class Perceptual(Term):
 def gram(features: Tensor) -> Tensor:
     """(N, C, H, W) -> (N, C, C), products of channels, over C H W."""
     flat = features.flatten(2)
-    return flat @ flat.transpose(1, 2) / flat[0].numel()
+    return flat @ flat.transpose(1, 2) / features.shape[1:].numel()
