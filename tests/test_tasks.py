@@ -19,6 +19,7 @@ from service.collectives import OneReplica
 from service.networks import ImageShape, TranslationNetwork
 from service.networks.dcgan import DCGAN
 from service.networks.resnet import ResNet
+from service.networks.stargan import StarGAN
 from service.networks.unet import UNet
 from service.panel import Panel
 from service.pool import Pools
@@ -118,7 +119,9 @@ def test_info_cycle_terms_are_the_authors() -> None:
         assert float(found[name].mean()) == pytest.approx(float(value), rel=1e-10), name
 
 
-@pytest.mark.parametrize("network", [NETWORK, UNet(channels=2, critic_channels=2)])
+@pytest.mark.parametrize(
+    "network", [NETWORK, UNet(channels=2, critic_channels=2), StarGAN(channels=2, blocks=1, first_norm=False)]
+)
 def test_domain_and_codes_reach_the_image(network: TranslationNetwork) -> None:
     """A norm takes away what is the same all over an image, and so may take what it was told."""
     task = InfoCycle(domains=3, codes=2)

@@ -23,6 +23,9 @@ class StarGAN(TranslationNetwork):
     #: Of the critic's first stage, which has twice as many with each further one.
     critic_channels: int = Field(64, ge=1)
     critic_stages: int = Field(3, ge=1)
+    #: The author's norm right after the first convolution takes away what is the same all over an image, as
+    #: channels that tell a domain are, but for what padding leaves of them at the borders.
+    first_norm: bool = True
 
     def check(self, image: ImageShape) -> None:
         factor = max(4, 2**self.critic_stages)
@@ -34,7 +37,8 @@ class StarGAN(TranslationNetwork):
 
     def translator(self, source: ImageShape, image: ImageShape) -> nn.Module:
         width = self.channels
-        layers = [nn.Conv2d(source.channels, width, 7, padding=3, bias=False), _norm(width), nn.ReLU(True)]
+        layers: list[nn.Module] = [nn.Conv2d(source.channels, width, 7, padding=3, bias=not self.first_norm)]
+        layers += [*([_norm(width)] if self.first_norm else []), nn.ReLU(True)]
         for _ in range(2):
             layers += [nn.Conv2d(width, 2 * width, 4, 2, 1, bias=False), _norm(2 * width), nn.ReLU(True)]
             width *= 2
