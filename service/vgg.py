@@ -64,5 +64,5 @@ def features_from(file: Location) -> Features:
         )
         network.load_state_dict({name: found[name] for name in network.state_dict()})
     except Exception as error:  # Each reader has errors of its own; all of them mean the same here.
-        raise ConfigError(f"{file}: holds no weights of VGG16 ({type(error).__name__}: {error})") from error
+        raise ConfigError(f"{file}: holds no weights of VGG16 ({type(error).__name__})") from error
     return network
