@@ -49,8 +49,8 @@ _DOMAINS = (
 )
 _CLASSES = "data.transform.size=32 network.channels=16 network.critic_channels=32 network.blocks=3"
 _EDGES = (
-    "data.source.uri=data/edges data.transform.size=64 batch.size=8 network.channels=16 network.critic_channels=16 "
-    "network.critic_form=self"
+    "data.source.uri=data/edges task.makes=paired data.transform.size=64 batch.size=8 network.channels=16 "
+    "network.critic_channels=16 network.critic_form=self"
 )
 _GROWING = (
     f"data.source.uri={_LSUN}/bedroom_train_lmdb data.transform.size=32 network.latent_dim=64 network.channels=256 "
