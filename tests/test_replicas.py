@@ -94,8 +94,8 @@ OTHERS = {
     ],
     "joint, two passes, normalised": [
         "batch.size=20", "network.critic_batch_norm=false",
-        "scheme={name: joint, passes: two, fakes: current, generator_trains_critic: false}",
-        "scheme.balance.form=normalised", "regularizers=[gradient_penalty]",
+        "scheme={name: joint, passes: two, fakes: current, generator_trains_critic: false, "
+        "balance: {name: loss, form: normalised}}", "regularizers=[gradient_penalty]",
     ],
     "three noisy generators": [
         "batch.size=20", "network={name: noisy_mlp, generator_widths: [8], critic_widths: [8], latent_dim: 8}",
