@@ -72,11 +72,17 @@ def name_of(component: Component) -> str:
     return module.rpartition(".")[2] if module.startswith(("service.", "pipelines.")) else module
 
 
-def resolve(package: str, value: Any, base: type[C]) -> C:
-    """A component from what a recipe says of it: a name, or a mapping with ``name`` and its options."""
+def resolve(package: str, value: Any, base: type[C], default: str | None = None) -> C:
+    """A component from what a recipe says of it: a name, or a mapping with ``name`` and its options.
+
+    Args:
+        default: the name that options without one are meant for.
+    """
     if isinstance(value, base):
         return value
     options: dict[str, Any] = dict(value) if isinstance(value, Mapping) else {"name": value}
+    if default is not None:
+        options.setdefault("name", default)
     if not isinstance(options.get("name"), str):
         raise ConfigError(f"{package.rpartition('.')[2]}: a name is missing; known: {', '.join(names(package))}")
     return find(package, options.pop("name"), base)(**options)

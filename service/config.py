@@ -36,13 +36,7 @@ class _Options(BaseModel):
 
 def _of(package: str, base: type[Component], default: str | None = None) -> tuple[Any, Any]:
     """A part, by what a recipe says of it; options without a name are the default's."""
-
-    def read(value: Any) -> Component:
-        if default and isinstance(value, Mapping) and "name" not in value:
-            value = {"name": default, **value}
-        return resolve(package, value, base)
-
-    return BeforeValidator(read), SerializeAsAny()  # type: ignore[type-arg]
+    return BeforeValidator(lambda value: resolve(package, value, base, default)), SerializeAsAny()  # type: ignore[type-arg]
 
 
 def _several(package: str, value: Any, base: type[Component]) -> tuple[Component, ...]:

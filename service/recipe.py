@@ -175,5 +175,6 @@ def _key(place: dict[str, Any] | list[Any], name: str, path: str) -> Any:
     if name in names:
         return names.index(name)
     if not (name.isdigit() and int(name) < len(place)):
-        raise ConfigError(f"{path}: {name!r} is none of its items: {', '.join(map(str, names)) or 'it has none'}")
+        known = [f"0 to {len(place) - 1}" if place else "it has none", *filter(None, names)]
+        raise ConfigError(f"{path}: {name!r} is none of its items, {', '.join(known)}")
     return int(name)

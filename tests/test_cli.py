@@ -38,6 +38,8 @@ def test_help_lists_every_recipe_and_option_with_its_default() -> None:
         "checkpoints",
         "cluster",
         "tracking",
+        "critics",
+        "augmentation",
     } <= {line.strip().partition("=")[0].partition(" ")[0] for line in out.splitlines()}
 
 

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from service.accelerators.torch_distributed import TorchDistributed
+from service.balances.loss import LossBalance
 from service.batch import GlobalBatch
 from service.components import ConfigError
 from service.layers import follow_global_batch
@@ -248,3 +249,8 @@ def test_two_passes_give_the_gradients_of_three(name: str) -> None:
 def test_two_passes_are_refused_where_they_would_be_something_else(words: list[str], reason: str) -> None:
     with pytest.raises(ConfigError, match=reason):
         load("digits", ["scheme.passes=two", *words])
+
+
+def test_options_of_a_balance_are_the_papers_unless_it_is_named() -> None:
+    run = load("digits", ["scheme={name: joint, fakes: current}", "scheme.balance.form=normalised"])
+    assert run.scheme == Joint(fakes="current", balance=LossBalance(form="normalised"))

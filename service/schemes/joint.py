@@ -30,7 +30,7 @@ class Joint(Scheme):
     """One step for all networks, its terms weighted by a balance."""
 
     balance: Annotated[
-        SerializeAsAny[Balance], BeforeValidator(lambda value: resolve("service.balances", value, Balance))
+        SerializeAsAny[Balance], BeforeValidator(lambda value: resolve("service.balances", value, Balance, "loss"))
     ] = LossBalance()
     #: Whether the generator term's gradient reaches the critic (the author's code: yes).
     generator_trains_critic: bool = True
