@@ -100,6 +100,7 @@ def test_optimizers_begin_anew_and_unborn_layers_stay(digits: Location) -> None:
         counts.append(max(int(values["step"]) for values in state.values()))
     assert counts == [1, 2, 3, 1, 2, 3, 1, 2]
     assert replica.generate(4, 0).shape == (4, *IMAGE)
+    replica.close()
 
 
 def test_spectral_norm_takes_the_place_of_the_equalised_rate() -> None:
@@ -123,3 +124,4 @@ def test_growth_counts_the_images_that_critics_have_seen(digits: Location) -> No
     replica.step(1)  # After 60 images, of which 20 faded in.
     assert isinstance(replica.generator, GrowingModule)
     assert (replica.generator.size, replica.generator.fade) == (1, 0.25)
+    replica.close()
