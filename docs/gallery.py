@@ -88,6 +88,8 @@ def page(results: dict[str, dict[str, Any]]) -> str:
             f"`python service/train.py {entry.recipe} {entry.overrides} steps={entry.steps}`".replace("  ", " "),
             "",
         ]
+    if left := [entry.name for entry in ENTRIES if entry.name not in results]:
+        lines += ["## Not trained yet", "", ", ".join(f"`{name}`" for name in left), ""]
     return "\n".join(lines)
 
 

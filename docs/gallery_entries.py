@@ -10,7 +10,8 @@ Written by `python -m docs.gallery`. Each picture has the sample grid of the sam
 one CPU core; the command under it trains the same run through the service, with MLflow. `python -m docs.gallery NAME`
 trains an entry as it is here, and measures it. DCGANs have narrow generators (`network.generator_channels=32`) and
 rooms 32 or 64 pixels, so that two cores are enough; nothing is tuned. Digits are those of MNIST's files; rooms are
-LSUN's, of which `python -m docs.gallery_data` makes pairs (with edges) and classes.
+LSUN's, of which `python -m docs.gallery_data` makes pairs (with edges) and classes. Seconds are those on the clock, of
+one core of a machine that did other work beside.
 
 The classifier-FID is the Fréchet distance of 10,000 generated images to MNIST's test images, in the 128 features of
 a classifier that `benchmarks/digit_features.py` trains (99.1 % of the test images right): real training images have
@@ -62,7 +63,31 @@ def _digits(recipe: str, steps: int, early: int, overrides: str = _SMALL) -> Ent
     return Entry(recipe, recipe, overrides, steps, early)
 
 
-_SEEN: dict[str, str] = {}
+_SEEN = {
+    "gan-mnist": "Collapsed onto a handful of prototypes, with noise around them; see the comparison for the cause.",
+    "self-gan-mnist": "Collapsed as the classic one.",
+    "dcgan-mnist": "Strokes and some digits; no collapse.",
+    "self-dcgan-mnist": "The same, no collapse.",
+    "lsgan-mnist": "Grey strokes that are not digits yet.",
+    "self-lsgan-mnist": "Thick strokes, many of them digits; ahead of its counterpart.",
+    "wgan-gp-mnist": "Blobs of the right size; five critic steps each leave the generator at its beginning.",
+    "self-wgan-gp-mnist": "Texture, no digits: one critic step is too little for this penalty.",
+    "dragan-mnist": "Strokes, no digits yet.",
+    "sngan-mnist": "Strokes of the right width, some digits.",
+    "self-sngan-mnist": "Clear strokes, many digits: the best of the unconditional ones here.",
+    "ragan-mnist": "Strokes, some digits.",
+    "self-ragan-mnist": "The same.",
+    "cgan-mnist": "Classes in turn, most of them to be recognised.",
+    "self-cgan-mnist": "Classes in turn, a little behind.",
+    "sim-gan-mnist": "Blobs, hardly learning: a cosine of 1 at first gives next to no gradient, as its author warns.",
+    "self-sim-gan-mnist": "The same; the generator's weight is as small as its loss at first.",
+    "infogan-mnist": "Strokes, some digits; categories do not show yet.",
+    "self-infogan-mnist": "Thick strokes that repeat themselves: partly collapsed.",
+    "pix2pix-edges": "Draws the edges of the photograph, close to the true ones (right of each three).",
+    "self-pix2pix-edges": "White, which is nearest in the mean: by the author's weights the critic counts for little "
+    "beside the distance, where the classic form's has the weight 1.",
+    "cyclegan-bedroom-kitchen": "Colours and structure of kitchens over the bedroom's layout, unsharp.",
+}
 
 ENTRIES = tuple(
     entry._replace(seen=_SEEN.get(entry.name, ""))
