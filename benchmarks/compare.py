@@ -13,32 +13,22 @@ import time
 from statistics import mean, stdev
 
 import torch
-from rich.console import Console
+from torch import Tensor
 
 from benchmarks.digit_features import IMAGES, DigitDistance
-from pipelines.loader import open_loader
-from pipelines.storage import Location
-from service.accelerators.torch_distributed import TorchDistributed
-from service.datasets import prepare
-from service.recipe import load
-from service.replica import Replica
+from benchmarks.in_process import opened
 
 #: The images that are judged are made of inputs that no training run draws.
 EXAMPLES_SEED = 1
 
 
-def trained(recipe: str, overrides: list[str], steps: int, storage: str) -> tuple[Replica, float]:
-    """A replica after so many steps, and the seconds they took."""
-    run = load(recipe, [*overrides, f"steps={steps}", f"storage={storage}"])
-    shards, _ = prepare(run, Console(quiet=True))
-    loader = open_loader(Location.of(shards), run.data.transform, run.batch.size, run.seed)
-    replica = Replica(run, TorchDistributed(torch.device("cpu")), loader)
-    began = time.perf_counter()
-    for step in range(steps):
-        replica.step(step)
-    seconds = time.perf_counter() - began
-    replica.close()
-    return replica, seconds
+def generated(recipe: str, overrides: list[str], steps: int, storage: str) -> tuple[Tensor, float]:
+    """Images of a generator after so many steps, and the CPU seconds they took."""
+    with opened(recipe, [*overrides, f"steps={steps}"], storage) as replica:
+        began = time.process_time()
+        for step in range(steps):
+            replica.step(step)
+        return replica.generate(IMAGES, EXAMPLES_SEED), time.process_time() - began
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -56,9 +46,8 @@ def main(arguments: list[str] | None = None) -> None:
             for contender in chosen.contenders:
                 recipe, *overrides = contender.split()
                 words = [*overrides, f"data.source.uri={chosen.data}", f"seed={seed}"]
-                replica, seconds = trained(recipe, words, chosen.steps, storage)
-                generated = replica.generate(IMAGES, EXAMPLES_SEED)
-                found = DigitDistance(chosen.data, generated.shape[2])(generated)
+                images, seconds = generated(recipe, words, chosen.steps, storage)
+                found = DigitDistance(chosen.data, images.shape[2])(images)
                 results.setdefault(contender, []).append(found)
                 print(f"{found:8.1f}  seed {seed}  {seconds:5.0f} s  {contender}", flush=True)
     print(f"\nclassifier-FID of {IMAGES:,} images after {chosen.steps:,} steps, {chosen.seeds} seeds")

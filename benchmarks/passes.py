@@ -5,25 +5,20 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from statistics import median
 
 import torch
-from rich.console import Console
 from torch import Tensor, nn
 
-from pipelines.loader import open_loader
-from pipelines.storage import Location
-from service.accelerators.torch_distributed import TorchDistributed
+from benchmarks.in_process import opened
 from service.batch import GlobalBatch
 from service.collectives import OneReplica
-from service.datasets import prepare
 from service.judging import judge
 from service.layers import follow_global_batch
 from service.networks import ImageShape, LatentNetwork
 from service.networks.dcgan import DCGAN
 from service.networks.mlp import MLP
-from service.recipe import load
-from service.replica import Replica
 from service.tasks import View
 
 SIZE, ROUNDS = 64, 40
@@ -81,13 +76,11 @@ def passes() -> None:
 def steps() -> None:
     """Whole steps, in blocks, one kind after the other."""
     for network, kinds in STEPS.items():
-        with tempfile.TemporaryDirectory() as storage:
-            replicas = {}
-            for kind, (recipe, *words) in kinds.items():
-                run = load(recipe, [*words, "data.source=digits", f"storage={storage}"])
-                shards, _ = prepare(run, Console(quiet=True))
-                loader = open_loader(Location.of(shards), run.data.transform, run.batch.size, run.seed)
-                replicas[kind] = Replica(run, TorchDistributed(torch.device("cpu")), loader)
+        with tempfile.TemporaryDirectory() as storage, ExitStack() as stack:
+            replicas = {
+                kind: stack.enter_context(opened(recipe, [*words, "data.source=digits"], storage))
+                for kind, (recipe, *words) in kinds.items()
+            }
             seconds: dict[str, list[float]] = {kind: [] for kind in kinds}
             for block in range(BLOCKS):
                 for kind, replica in replicas.items():
@@ -95,8 +88,6 @@ def steps() -> None:
                     for step in range(block * BLOCK, (block + 1) * BLOCK):
                         replica.step(step)
                     seconds[kind].append((time.perf_counter() - began) / BLOCK)
-            for replica in replicas.values():
-                replica.close()
         for kind, values in seconds.items():
             ratio = median([mine / other for mine, other in zip(values[2:], seconds["alternating"][2:], strict=True)])
             print(f"  {network}, {kind}: {median(values[2:]) * 1e3:.1f} ms a step, {ratio:.2f} of alternating")

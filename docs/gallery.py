@@ -15,19 +15,14 @@ from typing import Any
 
 import torch
 from PIL import Image
-from rich.console import Console
 
 from benchmarks.compare import EXAMPLES_SEED
 from benchmarks.digit_features import IMAGES, DigitDistance
+from benchmarks.in_process import opened
 from docs.gallery_entries import ENTRIES, INTRODUCTION, Entry
-from pipelines.loader import open_loader
-from pipelines.storage import Location
-from service.accelerators.torch_distributed import TorchDistributed
-from service.datasets import prepare_all
 from service.loop import SAMPLE_SEED
 from service.pictures import grid
-from service.recipe import load, recipes
-from service.replica import Replica
+from service.recipe import recipes
 
 FOLDER = Path(__file__).resolve().parent / "gallery"
 RESULTS, PAGE = FOLDER / "results.json", FOLDER.parent / "gallery.md"
@@ -37,26 +32,20 @@ _BETWEEN = 12
 
 def train(entry: Entry, storage: str) -> dict[str, Any]:
     """Train an entry, write its picture, and return what was measured."""
-    run = load(entry.recipe, [*entry.overrides.split(), f"steps={entry.steps}", f"storage={storage}"])
-    found = prepare_all(run, Console(quiet=True))
-    loaders = [
-        open_loader(Location.of(uri), run.data.transform, run.batch.size, run.seed + number * 1_000_003)
-        for number, (uri, _) in enumerate(found)
-    ]
-    replica = Replica(run, TorchDistributed(torch.device("cpu")), *loaders)
     pictures, seconds = [], 0.0
-    for step in range(entry.steps):
-        began = time.perf_counter()
-        replica.step(step)
-        seconds += time.perf_counter() - began
-        if step + 1 in (entry.early, entry.steps):
-            pictures.append(grid(replica.generate(entry.samples, SAMPLE_SEED, shown=True)))
+    with opened(entry.recipe, [*entry.overrides.split(), f"steps={entry.steps}"], storage) as replica:
+        for step in range(entry.steps):
+            began = time.process_time()
+            replica.step(step)
+            seconds += time.process_time() - began
+            if step + 1 in (entry.early, entry.steps):
+                pictures.append(grid(replica.generate(entry.samples, SAMPLE_SEED, shown=True)))
+        diversity = float(replica.diversity())
+        generated = replica.generate(IMAGES, EXAMPLES_SEED) if "mnist" in entry.overrides else None
     _side_by_side(pictures).save(FOLDER / f"{entry.name}.png", optimize=True)
-    measured: dict[str, Any] = {"seconds": round(seconds), "diversity": round(float(replica.diversity()), 3)}
-    if "mnist" in entry.overrides:
-        generated = replica.generate(IMAGES, EXAMPLES_SEED)
+    measured: dict[str, Any] = {"seconds": round(seconds), "diversity": round(diversity, 3)}
+    if generated is not None:
         measured["distance"] = round(DigitDistance(str(DATA / "mnist"), generated.shape[2])(generated), 1)
-    replica.close()
     return measured
 
 
@@ -77,11 +66,11 @@ def page(results: dict[str, dict[str, Any]]) -> str:
             continue
         found = results[entry.name]
         distance = f", classifier-FID {found['distance']}" if "distance" in found else ""
+        cost = f"Steps {entry.early:,} and {entry.steps:,}, {found['seconds']:,} CPU seconds"
         lines += [
             f"## {entry.name}",
             "",
-            f"{texts[entry.recipe]} Steps {entry.early:,} and {entry.steps:,}, {found['seconds']} s{distance}, "
-            f"diversity {found['diversity']:.2f}. {entry.seen}".rstrip(),
+            f"{texts[entry.recipe]} {cost}{distance}, diversity {found['diversity']:.2f}. {entry.seen}".rstrip(),
             "",
             f"![{entry.name}](gallery/{entry.name}.png)",
             "",

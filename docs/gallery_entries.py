@@ -10,8 +10,8 @@ Written by `python -m docs.gallery`. Each picture has the sample grid of the sam
 one CPU core; the command under it trains the same run through the service, with MLflow. `python -m docs.gallery NAME`
 trains an entry as it is here, and measures it. DCGANs have narrow generators (`network.generator_channels=32`) and
 rooms 32 or 64 pixels, so that two cores are enough; nothing is tuned. Digits are those of MNIST's files; rooms are
-LSUN's, of which `python -m docs.gallery_data` makes pairs (with edges) and classes. Seconds are those on the clock, of
-one core of a machine that did other work beside.
+LSUN's, of which `python -m docs.gallery_data` makes pairs (with edges) and classes. CPU seconds are
+those of the steps alone.
 
 The classifier-FID is the Fréchet distance of 10,000 generated images to MNIST's test images, in the 128 features of
 a classifier that `benchmarks/digit_features.py` trains (99.1 % of the test images right): real training images have

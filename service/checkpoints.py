@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from service.components import ConfigError
 from service.config import from_tree
 
 _NETWORKS, _ROWS, _SHARED = "networks.safetensors", "rows.safetensors", "shared.safetensors"
@@ -92,7 +93,7 @@ def load(folder: Path, identity: Mapping[str, str] | None = None) -> State:
         raise CheckpointError(f"checkpoint {folder} is damaged: {type(error).__name__}: {error}") from error
     if identity is not None:
         # The recipe is asked anew: options that did not exist when the run was started have their defaults.
-        made_with = {**state.identity, "recipe": from_tree(state.run).recipe_hash}
+        made_with = {**state.identity, "recipe": _recipe_hash(state, folder)}
         for what, value in identity.items():
             if made_with.get(what) != value:
                 raise CheckpointError(
@@ -100,6 +101,13 @@ def load(folder: Path, identity: Mapping[str, str] | None = None) -> State:
                     "resume with the options the run was started with"
                 )
     return state
+
+
+def _recipe_hash(state: State, folder: Path) -> str:
+    try:
+        return from_tree(state.run).recipe_hash
+    except ConfigError as error:
+        raise CheckpointError(f"checkpoint {folder}: its run is not one of this version: {error}") from error
 
 
 def network_weights(state: State, part: str) -> dict[str, Tensor]:

@@ -169,6 +169,10 @@ class Run(_Options):
     def model_name(self) -> str:
         return self.tracking.model or f"selfgan-{self.recipe}"
 
+    def order_seed(self, data_set: int) -> int:
+        """Seeds the order of one of the run's data sets; of equal size and seed they would always be shown together."""
+        return self.seed + data_set * 1_000_003
+
     @property
     def recipe_hash(self) -> str:
         """Names what determines the result: the whole configuration, less where and how long it runs."""

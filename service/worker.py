@@ -32,8 +32,6 @@ from service.replica import Replica
 from service.tracking import Tracker
 
 _POST_SECONDS = 0.2
-#: Domains of equal size would else be read in the same order, and always shown together.
-_SEEDS_APART = 1_000_003
 
 
 @dataclass(frozen=True)
@@ -95,7 +93,7 @@ def _loader(run: Run, domain: int, job: Job, accelerator: TorchDistributed) -> L
         Location.of(data.shards),
         run.data.transform,
         run.batch.size,
-        run.seed + domain * _SEEDS_APART,
+        run.order_seed(domain),
         accelerator.rank,
         accelerator.world_size,
         version=data.version,

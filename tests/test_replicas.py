@@ -287,3 +287,7 @@ def test_a_checkpoint_of_a_time_with_fewer_options_can_be_resumed(digits: Locati
     _, other = build(["batch.size=10"], 0, 1, digits.path)
     with pytest.raises(checkpoints.CheckpointError, match="another recipe"):
         checkpoints.load(tmp_path, other.identity)
+    described["run"]["objective"] = {"name": "forgotten"}
+    file.write_text(json.dumps(described))
+    with pytest.raises(checkpoints.CheckpointError, match="forgotten"):
+        checkpoints.load(tmp_path, replica.identity)

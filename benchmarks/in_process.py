@@ -1,0 +1,31 @@
+"""A run's replica in this process: as ``service/train.py`` sets it up, without Ray and MLflow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from rich.console import Console
+
+from pipelines.loader import open_loader
+from pipelines.storage import Location
+from service.accelerators.torch_distributed import TorchDistributed
+from service.datasets import prepare_all
+from service.recipe import load
+from service.replica import Replica
+
+
+@contextmanager
+def opened(recipe: str, overrides: list[str], storage: str) -> Iterator[Replica]:
+    """The only replica of a run, on the CPU, with its data ingested into `storage`."""
+    run = load(recipe, [*overrides, f"storage={storage}"])
+    loaders = [
+        open_loader(Location.of(shards), run.data.transform, run.batch.size, run.order_seed(number))
+        for number, (shards, _) in enumerate(prepare_all(run, Console(quiet=True)))
+    ]
+    replica = Replica(run, TorchDistributed(torch.device("cpu")), *loaders)
+    try:
+        yield replica
+    finally:
+        replica.close()
