@@ -1,42 +1,62 @@
-"""The work of an ingest as Ray tasks: one shard each, on the CPUs of a cluster or of this machine."""
+"""Work as Ray tasks, on the CPUs (or GPUs) of a cluster or of this machine."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from itertools import islice
+from typing import TypeVar
 
 import ray
 
 from pipelines.shard_writer import Part, Work, write_shard
 from service.components import ConfigError
 
-#: Tasks that wait for a CPU are few, so that an ingest that is stopped leaves little behind it.
+W = TypeVar("W")
+R = TypeVar("R")
+#: Tasks that wait for a CPU are few, so that work that is stopped leaves little behind it.
 _TASKS_PER_CPU = 2
 
 
 def on_ray(works: list[Work], progress: Callable[[int], None]) -> Iterator[Part]:
-    """Do the work on the Ray cluster that this process has joined.
+    """Write shards, one a task.
 
     Raises:
         ConfigError, OSError: as the work does.
     """
-    task = ray.remote(num_cpus=1)(write_shard)
-    most = _TASKS_PER_CPU * max(1, int(ray.cluster_resources().get("CPU", 1)))
-    waiting = iter(works)
-    running = [task.remote(work) for work in islice(waiting, most)]
-    while running:
-        (done,), running = ray.wait(running)
-        running += [task.remote(work) for work in islice(waiting, 1)]
-        part = _result(done)
+    for _, part in as_tasks(write_shard, works):
         progress(part.samples)
         yield part
 
 
-def _result(done: ray.ObjectRef) -> Part:
+def as_tasks(function: Callable[[W], R], works: list[W], gpus: int = 0) -> Iterator[tuple[int, R]]:
+    """Call a function for every piece of work on the Ray cluster that this process has joined.
+
+    Args:
+        gpus: that each call needs.
+
+    Yields:
+        The number of the piece and what came of it, as they are done.
+
+    Raises:
+        ConfigError, OSError: as the function does.
+    """
+    task = ray.remote(num_cpus=1, num_gpus=gpus)(function)
+    resources = ray.cluster_resources()
+    most = _TASKS_PER_CPU * max(1, int(resources.get("GPU" if gpus else "CPU", 1)))
+    waiting = iter(enumerate(works))
+    running = {task.remote(work): number for number, work in islice(waiting, most)}
+    while running:
+        (done,), _ = ray.wait(list(running))
+        number = running.pop(done)
+        running |= {task.remote(work): following for following, work in islice(waiting, 1)}
+        yield number, _result(done)
+
+
+def _result(done: ray.ObjectRef) -> R:  # type: ignore[type-var]
     try:
-        part: Part = ray.get(done)
+        found: R = ray.get(done)
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, ConfigError | OSError):
             raise error.cause from error
         raise
-    return part
+    return found

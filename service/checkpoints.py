@@ -18,14 +18,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from pipelines.storage import Location
 from service.components import ConfigError
 from service.config import from_tree
 
 _NETWORKS, _ROWS, _SHARED = "networks.safetensors", "rows.safetensors", "shared.safetensors"
 _OPTIMIZERS, _STATE = "optimizers.pt", "state.json"
 FORMAT = 2
-#: The name among networks of the generator's average.
-AVERAGE = "average"
 
 
 @dataclass(frozen=True)
@@ -101,6 +100,19 @@ def load(folder: Path, identity: Mapping[str, str] | None = None) -> State:
                     "resume with the options the run was started with"
                 )
     return state
+
+
+def fetch(place: Location, folder: Path) -> State:
+    """Read a checkpoint from wherever it lies; `folder` is an empty one to copy it to.
+
+    Raises:
+        CheckpointError: there is none, or it is damaged.
+    """
+    try:
+        Location.of(str(folder)).copy_from(place)
+    except OSError as error:
+        raise CheckpointError(f"checkpoint {place} cannot be read: {error}") from error
+    return load(folder)
 
 
 def _recipe_hash(state: State, folder: Path) -> str:

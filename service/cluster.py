@@ -12,8 +12,9 @@ from typing import Any
 import ray
 import ray.train
 
+from service.circumstances import Cluster
 from service.components import ConfigError
-from service.config import Cluster, Run, in_submitted_job
+from service.config import Run, in_submitted_job
 
 _ROOT = Path(__file__).resolve().parent.parent
 _KNOCK_SECONDS = 5.0

@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, SerializeAsAny, ValidationError
+from pydantic import BaseModel, BeforeValidator, ByteSize, Field, SerializeAsAny, ValidationError
 
 from pipelines.images import Transform
 from pipelines.plan import SKIP_LIMIT
+from pipelines.policy import Policy
 from pipelines.sources import Source
 from service.augmentation import Augmentation
+from service.circumstances import Checkpoints, Cluster, Evaluation, Loader, Logging, Options, Retraining, Tracking
 from service.components import Component, ConfigError, name_of, nearest, resolve
 from service.ema import Ema
 from service.networks import ImageShape, Network
@@ -28,10 +30,6 @@ from service.regularizers import Regularizer
 from service.schemes import Scheme
 from service.tasks import Task
 from service.terms import Term
-
-
-class _Options(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
 
 def _of(package: str, base: type[Component], default: str | None = None) -> tuple[Any, Any]:
@@ -50,14 +48,14 @@ def _several(package: str, value: Any, base: type[Component]) -> tuple[Component
     return found
 
 
-class Batch(_Options):
+class Batch(Options):
     """The global batch."""
 
     size: int = Field(64, ge=1, description="samples in the global batch, over all replicas")
     shards: int = Field(1, ge=1, description="take batch statistics over this many fixed parts (8: the paper's TPU)")
 
 
-class DataSet(_Options):
+class DataSet(Options):
     """Where samples come from, and where they lie as shards."""
 
     source: Annotated[Source, *_of("pipelines.sources", Source)] = Field(
@@ -77,51 +75,7 @@ class Data(DataSet):
     damaged: Literal["stop", "replace"] = Field("stop", description="what to do about a block that is damaged")
 
 
-class Loader(_Options):
-    """How the replicas read. None of it changes what they read."""
-
-    memory_bytes: ByteSize = Field(ByteSize(1 << 30), description="of open blocks and batches, for each replica")
-    cache: str | None = Field(None, description="folder on every host that keeps what comes from object storage")
-    cache_bytes: ByteSize = Field(ByteSize(50 << 30), description="most that a host's cache holds")
-    decode_threads: int | None = Field(None, ge=1, description="for encoded pictures [default: the replica's CPUs]")
-
-
-class Logging(_Options):
-    """What a run reports, and when, in steps."""
-
-    every: int = Field(50, ge=1, description="steps between logged losses and weights")
-    samples_every: int = Field(1000, ge=1, description="steps between sample grids")
-    samples: int = Field(64, ge=1, description="images in a sample grid")
-
-
-class Checkpoints(_Options):
-    """What a run keeps."""
-
-    every: int = Field(1000, ge=1, description="steps between checkpoints")
-    keep: int = Field(3, ge=1, description="how many of the last checkpoints are kept, besides the best")
-    score_images: int = Field(512, ge=16, description="images that the score of a checkpoint is measured on")
-
-
-class Cluster(_Options):
-    """Where a run runs. None of it changes the result."""
-
-    address: str = Field("auto", description="a Ray cluster; auto: the running one, else a local one")
-    min_replicas: int | None = Field(None, ge=1, description="let Ray resize the run down to this many replicas")
-    accelerator: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda if the cluster has GPUs")
-    cpus_per_replica: float | None = Field(None, gt=0, description="[default: an even share of the cluster]")
-    max_failures: int = Field(3, ge=-1, description="how often a run is restarted from its last checkpoint")
-
-
-class Tracking(_Options):
-    """MLflow."""
-
-    uri: str | None = Field(None, description="tracking server [default: SQLite under storage]")
-    experiment: str = Field("selfgan", description="experiment's name")
-    model: str | None = Field(None, description="registered model's name [default: selfgan-RECIPE]")
-    patience_seconds: float = Field(120, ge=0, description="how long the end of a run waits for a lost server")
-
-
-class Run(_Options):
+class Run(Options):
     """One run: a recipe, resolved."""
 
     recipe: str = Field(description="the recipe's name")
@@ -147,12 +101,16 @@ class Run(_Options):
     optimizer: Annotated[Optimizer, *_of("service.optimizers", Optimizer, "adam")] = Field(
         "adam", validate_default=True
     )
+    start_from: str | None = Field(None, description="checkpoint whose networks a new run starts with, folder or URI")
     ema: Ema | None = Field(None, description="average the generator's weights: {} or {decay: 0.999}")
     logging: Logging = Logging()
     checkpoints: Checkpoints = Checkpoints()
     replicas: int = Field(1, ge=1, description="how many processes train; the result is the same")
     cluster: Cluster = Cluster()
     tracking: Tracking = Tracking()
+    evaluation: Evaluation = Evaluation()
+    promotion: Policy = Policy()
+    retraining: Retraining = Retraining()
     storage: str = Field("runs", description="folder or URI of everything a run writes")
     name: str | None = Field(None, pattern=r"^[\w.-]+$", description="the run's name [default: RECIPE-TIME]")
     resume: str | None = Field(None, description="name of a stopped run to continue")
@@ -164,6 +122,11 @@ class Run(_Options):
     @property
     def torch_dtype(self) -> torch.dtype:
         return torch.float64 if self.dtype == "float64" else torch.float32
+
+    @property
+    def tracking_uri(self) -> str:
+        """Of MLflow: the server that was named, else a database beside everything else that runs write."""
+        return self.tracking.uri or f"sqlite:///{storage_root(self.storage)}/mlflow.db"
 
     @property
     def model_name(self) -> str:
@@ -191,6 +154,9 @@ CIRCUMSTANCES = frozenset(
         "replicas",
         "cluster",
         "tracking",
+        "evaluation",
+        "promotion",
+        "retraining",
         "storage",
         "name",
         "resume",

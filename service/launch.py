@@ -125,8 +125,10 @@ def _prepare(run: Run, console: Console) -> Prepared:
     _check_writable(root)
     if run.tracking.uri is None and not Location.of(root).is_local:
         raise ConfigError(f"tracking.uri: is needed when storage is remote ({run.storage})")
-    uri = run.tracking.uri or f"sqlite:///{root}/mlflow.db"
+    uri = run.tracking_uri
     tracking.check_reachable(uri)
+    if run.start_from is not None and not (Location.of(run.start_from) / "state.json").exists():
+        raise ConfigError(f"start_from: there is no checkpoint at {run.start_from}")
     (data, manifest), *others = prepare_all(run, console)
     # What a resumed run reads is what this one does, though its source or its data set may have grown.
     domains = tuple(
@@ -228,8 +230,9 @@ def _finish(prepared: Prepared, tracking_run: str, result: ray.train.Result, rep
     assert result.checkpoint is not None
     with result.checkpoint.as_directory() as path:
         state = checkpoints.load(Path(path))
+    samples = sorted((folder / "samples").glob("*.png"))
     try:
-        model = registry.register(run, state, uri, tracking_run)
+        model = registry.register(run, state, uri, tracking_run, samples[-1] if samples else None)
         folder.mkdir(parents=True, exist_ok=True)
         if history := tracking.history(uri, tracking_run):
             curves(history, folder / "curves.png")
@@ -241,7 +244,6 @@ def _finish(prepared: Prepared, tracking_run: str, result: ray.train.Result, rep
         ) from error
     kept = best.read(Location.of(prepared.folder))
     ui = f"mlflow ui --backend-store-uri {uri}" if uri.startswith("sqlite") else uri
-    samples = sorted((folder / "samples").glob("*.png"))
     return {
         "samples": str(samples[-1]) if samples else "in MLflow",
         "curves": str(folder / "curves.png"),

@@ -25,10 +25,15 @@ def grid(images: Tensor) -> Image.Image:
         top = _GAP + index // columns * (height + _GAP)
         left = _GAP + index % columns * (width + _GAP)
         canvas[:, top : top + height, left : left + width] = image
-    array = canvas.permute(1, 2, 0).numpy()
-    picture = Image.fromarray(array[..., 0] if channels == 1 else array)
+    picture = single(canvas)
     factor = max(1, _LEGIBLE // max(height, width))
     return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
+
+
+def single(image: Tensor) -> Image.Image:
+    """(C, H, W) uint8, C 1 or 3 -> a picture of that size."""
+    array = image.permute(1, 2, 0).numpy()
+    return Image.fromarray(array[..., 0] if len(image) == 1 else array)
 
 
 def curves(history: Sequence[tuple[int, Mapping[str, float]]], file: Path) -> None:

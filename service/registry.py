@@ -1,24 +1,35 @@
-"""Models into the MLflow registry."""
+"""Models in and out of the MLflow registry."""
 
 from __future__ import annotations
 
+import hashlib
 import json
+import subprocess
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
+from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import version
 from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from safetensors.torch import save_file
-
-from service.checkpoints import AVERAGE, State, network_weights
+from service.checkpoints import State, network_weights
+from service.components import ConfigError
 from service.config import Run, dump
-from service.tracking import failing_clearly
+from service.generator import AVERAGE, GENERATOR, Generator, save
+from service.model_card import card
+from service.tracking import TrackingError, check_reachable, client, failing_clearly
 
 _REQUIREMENTS = ("torch", "numpy", "pydantic", "safetensors", "mlflow")
+#: Where fetched models are kept.
+CACHE = Path("~/.cache/selfgan/models")
+_EXAMPLE = {"n": [4], "seed": [7]}
+
+
+class NoModelError(LookupError):
+    """The registry has no such model, version or alias; its text is the one line to show."""
 
 
 def _sources(run: Run) -> list[Path]:
@@ -36,37 +47,205 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def register(run: Run, state: State, uri: str, run_id: str) -> str:
+def register(run: Run, state: State, uri: str, run_id: str, picture: Path | None = None) -> str:
     """Log the generator of `state` as a model of the MLflow run, and register it. Returns its ``models:/`` URI.
 
-    The model holds weights as safetensors, the networks' configuration, and this package's source; no pickle.
+    The model holds weights as safetensors, the networks' configuration, this package's source and a card; no pickle.
+    Registered before, of the same run and step, it is found instead.
+
+    Args:
+        picture: a sample grid for the card, where images are made of images.
+
+    Raises:
+        TrackingError: MLflow fails.
     """
     import mlflow
-    from mlflow.models import ModelSignature
-    from mlflow.types import ColSpec, DataType, Schema, TensorSpec
-    from numpy import dtype
 
+    if found := _registered(run.model_name, uri, run_id, state.step):
+        return found
     mlflow.set_tracking_uri(uri)
-    described = dump(run)
-    image = run.image
-    images = Schema([TensorSpec(dtype("uint8"), (-1, image.height, image.width, image.channels))])
-    numbers = Schema([ColSpec(DataType.long, "n"), ColSpec(DataType.long, "seed")])
-    signature = ModelSignature(inputs=images if run.task.translates else numbers, outputs=images)
+    tags = {
+        "recipe": run.recipe,
+        "recipe.hash": run.recipe_hash,
+        "manifest.hash": state.identity["data set"],
+        "step": str(state.step),
+        "git.commit": _commit(),
+    }
     with TemporaryDirectory() as folder:
-        weights, description = Path(folder, "generator.safetensors"), Path(folder, "description.json")
-        save_file(network_weights(state, AVERAGE if run.ema else "generator"), weights)
-        description.write_text(
-            json.dumps({"network": described["network"], "task": described["task"], "image": list(image)})
-        )
+        model = Path(folder, "generator")
+        weights = {name: tensors for name in (GENERATOR, AVERAGE) if (tensors := network_weights(state, name))}
+        parts = {name: dump(run)[name] for name in ("network", "task")}
+        save(model, {**parts, "image": list(run.image), **tags}, weights)
+        text = card(model, Generator.read(model), run, tags, picture)
         with _quiet(), failing_clearly(), mlflow.start_run(run_id=run_id):
             info = mlflow.pyfunc.log_model(
                 name="generator",
                 python_model=str(Path(__file__).with_name("packaged_model.py")),
-                artifacts={"weights": str(weights), "description": str(description)},
+                artifacts={"generator": str(model)},
                 code_paths=[str(path) for path in _sources(run)],
-                signature=signature,
+                signature=_signature(run),
+                input_example=None if run.task.translates else _EXAMPLE,
                 pip_requirements=[f"{name}=={version(name).partition('+')[0]}" for name in _REQUIREMENTS],
                 registered_model_name=run.model_name,
                 metadata={"step": state.step, "recipe": run.recipe, **state.identity},
             )
-    return f"models:/{run.model_name}/{info.registered_model_version}"
+            number = str(info.registered_model_version)
+            server = client(uri)
+            server.update_model_version(run.model_name, number, description=text)
+            for key, value in tags.items():
+                server.set_model_version_tag(run.model_name, number, key, value)
+    return f"models:/{run.model_name}/{number}"
+
+
+def _registered(name: str, uri: str, run_id: str, step: int) -> str | None:
+    """The version that is complete: its tags are set last."""
+    with failing_clearly():
+        for found in client(uri).search_model_versions(f"name = '{name}'"):
+            if found.run_id == run_id and found.tags.get("step") == str(step) and "git.commit" in found.tags:
+                return f"models:/{name}/{found.version}"
+    return None
+
+
+def _signature(run: Run):  # type: ignore[no-untyped-def]
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, Schema, TensorSpec
+    from numpy import dtype
+
+    image = run.image
+    images = Schema([TensorSpec(dtype("uint8"), (-1, image.height, image.width, image.channels))])
+    columns = [ColSpec(DataType.long, "n"), ColSpec(DataType.long, "seed")]
+    if run.task.chosen:
+        columns.append(ColSpec(DataType.long, "label", required=False))
+    return ModelSignature(inputs=images if run.task.translates else Schema(columns), outputs=images)
+
+
+def _commit() -> str:
+    """Of this code, if it is in a repository."""
+    asked = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(asked, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return f"selfgan {version('selfgan')}"
+
+
+@dataclass(frozen=True)
+class ModelName:
+    """What a ``models:/NAME/VERSION`` or ``models:/NAME@ALIAS`` URI says."""
+
+    name: str
+    version: str | None
+    alias: str | None
+
+    @classmethod
+    def of(cls, uri: str) -> ModelName:
+        """Raises ValueError, with the forms that are understood."""
+        text = uri.removeprefix("models:/")
+        name, at, alias = text.partition("@")
+        name, slash, number = name.partition("/")
+        if not name or text == uri or (at and not alias) or (slash and not number.isdigit()) or (at and slash):
+            raise ValueError(f"{uri!r} names no model: models:/NAME@ALIAS, models:/NAME/VERSION or models:/NAME")
+        return cls(name, number or None, alias or None)
+
+
+def version_of(uri: str, tracking_uri: str) -> str:
+    """The version that a model's URI stands for now; without alias or version, the latest.
+
+    Raises:
+        NoModelError: there is none.
+        TrackingError: the server fails.
+    """
+    from mlflow.exceptions import MlflowException
+
+    model = ModelName.of(uri)
+    try:
+        check_reachable(tracking_uri)  # MLflow itself would try again for minutes.
+    except ConfigError as error:
+        raise TrackingError(str(error)) from error
+    server = client(tracking_uri)
+    with failing_clearly():
+        try:
+            if model.alias:
+                return str(server.get_model_version_by_alias(model.name, model.alias).version)
+            if model.version:
+                return str(server.get_model_version(model.name, model.version).version)
+            numbers = [int(found.version) for found in server.search_model_versions(f"name = '{model.name}'")]
+        except MlflowException as error:
+            if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                raise NoModelError(f"{uri}: {tracking_uri} has no such model: {error.message}") from error
+            raise
+    if not numbers:
+        raise NoModelError(f"{uri}: {tracking_uri} has no model {model.name!r}")
+    return str(max(numbers))
+
+
+def pull(uri: str, tracking_uri: str, cache: Path) -> Path:
+    """A folder with a model's generator, fetched once; with the server away, what was fetched last is taken.
+
+    Raises:
+        NoModelError: there is no such model.
+        TrackingError: the server fails, and the model was never fetched.
+    """
+    model = ModelName.of(uri)
+    # Another server's model of this name is another one.
+    shelf = cache / hashlib.sha256(tracking_uri.encode()).hexdigest()[:12] / model.name
+    pointer = shelf / f"{model.alias or 'latest'}.json"
+    try:
+        number = model.version if model.version and (shelf / model.version).exists() else version_of(uri, tracking_uri)
+    except TrackingError:
+        if model.version or not pointer.exists():
+            raise
+        number = json.loads(pointer.read_text())["version"]
+        return _generator_in(shelf / number)
+    if not (shelf / number).exists():
+        _fetch(f"models:/{model.name}/{number}", tracking_uri, shelf / number)
+    if not model.version:
+        pointer.write_text(json.dumps({"version": number}))
+    return _generator_in(shelf / number)
+
+
+def _fetch(uri: str, tracking_uri: str, target: Path) -> None:
+    import mlflow
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=target.parent) as folder, _quiet(), failing_clearly():
+        mlflow.set_tracking_uri(tracking_uri)
+        mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=folder)
+        try:
+            Path(folder).rename(target)
+        except OSError:  # Another process was faster; it is the same.
+            if not target.exists():
+                raise
+        else:
+            Path(folder).mkdir()  # For the temporary folder's own clean-up.
+
+
+def _generator_in(folder: Path) -> Path:
+    return folder / "artifacts" / "generator"
+
+
+def tags_of(name: str, number: str, uri: str) -> dict[str, str]:
+    """A version's tags. Raises TrackingError."""
+    with failing_clearly():
+        return dict(client(uri).get_model_version(name, number).tags)
+
+
+def tag(name: str, number: str, uri: str, tags: Mapping[str, str]) -> None:
+    """Set tags of a version. Raises TrackingError."""
+    with failing_clearly():
+        for key, value in tags.items():
+            client(uri).set_model_version_tag(name, number, key, value)
+
+
+def log_figures(name: str, number: str, uri: str, figures: Mapping[str, float]) -> None:
+    """Log what was measured of a version to the run that it comes from. Raises TrackingError."""
+    with failing_clearly():
+        server = client(uri)
+        found = server.get_model_version(name, number)
+        for key, value in figures.items():
+            server.log_metric(found.run_id, key, value, step=int(found.tags.get("step", "0")))
+
+
+def point(name: str, alias: str, number: str, uri: str) -> None:
+    """Let an alias stand for a version. Raises TrackingError."""
+    with failing_clearly():
+        client(uri).set_registered_model_alias(name, alias, number)

@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from pipelines.loader import Loader, LocalBatch
 from service.accelerators import Accelerator
 from service.batch import GlobalBatch
-from service.checkpoints import AVERAGE, State, network_weights
+from service.checkpoints import CheckpointError, State, network_weights
 from service.components import name_of
 from service.config import Run, dump
 from service.divergence import Diverged
 from service.ema import Average
+from service.generator import AVERAGE
 from service.growth import begins, faded, grow
 from service.layers import follow_global_batch
 from service.pixels import to_image, to_model
@@ -161,6 +162,19 @@ class Replica:
         device, dtype = self._accelerator.device, self._run.torch_dtype
         self._stepper.restore_row_state({name: value.to(device, dtype) for name, value in state.rows.items()})
         self._pools.restore({name: value.to(device, dtype) for name, value in state.shared.items()})
+
+    def begin_with(self, state: State) -> None:
+        """Take over the networks of another run's state, before the first step.
+
+        Raises:
+            CheckpointError: they are other networks.
+        """
+        for part, network in self._continuing().items():
+            weights = network_weights(state, part) or network_weights(state, "generator")
+            try:
+                network.load_state_dict(weights)
+            except RuntimeError as error:
+                raise CheckpointError(f"start_from: its {part} is another network than this run's") from error
 
     @property
     def waited_seconds(self) -> float:

@@ -61,7 +61,7 @@ def replica_main(job: Job) -> Diverged | Stopped | None:
         return Stopped(reason)
     try:
         run, accelerator, replica = set_up(job)
-        start = _restore(replica)
+        start = _restore(run, replica)
         outputs = RayOutputs(run, job, chief=accelerator.rank == 0, start=start)
         diverged = train(run, accelerator, replica, outputs, start)
     except DamagedShardError as error:
@@ -108,10 +108,13 @@ def _loader(run: Run, domain: int, job: Job, accelerator: TorchDistributed) -> L
     )
 
 
-def _restore(replica: Replica) -> int:
+def _restore(run: Run, replica: Replica) -> int:
     """Go on from the run's last checkpoint, if it has one; returns the steps done."""
     checkpoint = ray.train.get_checkpoint()
     if checkpoint is None:
+        if run.start_from is not None:
+            with tempfile.TemporaryDirectory() as folder:
+                replica.begin_with(checkpoints.fetch(Location.of(run.start_from), Path(folder)))
         return 0
     with checkpoint.as_directory() as folder:
         state = checkpoints.load(Path(folder), replica.identity)

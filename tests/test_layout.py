@@ -18,14 +18,17 @@ LAYERS = [
      "service.optimizers", "service.terms", "service.panel", "service.augmentation"},
     {"service.judging", "service.penalties", "service.pool"},
     {"service.schemes"},
+    {"service.circumstances", "service.generator"},
     {"service.config", "service.recipe", "service.checkpoints", "service.monitors", "service.quality",
      "service.pictures"},
     {"service.replica", "service.loop", "service.journal", "service.tracking", "service.best", "service.registry",
-     "service.packaged_model"},
+     "service.model_card", "service.packaged_model"},
     {"service.worker", "service.cluster", "service.progress", "service.usage"},
     {"service.datasets"},
-    {"service.launch"},
-    {"service.train", "pipelines.__main__"},
+    {"service.launch", "pipelines.evaluation"},
+    {"pipelines.evaluate"},
+    {"pipelines.promote"},
+    {"service.train", "service.generate", "pipelines.retrain", "pipelines.__main__"},
 ]  # fmt: skip
 
 

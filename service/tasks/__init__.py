@@ -82,6 +82,8 @@ class Task(Component):
     needs_pairs: ClassVar[bool] = False
     #: Whether images are made of images, which examples then are.
     translates: ClassVar[bool] = False
+    #: Which of the examples holds the class, one-hot, that a user may choose; none, if it is empty.
+    chosen: ClassVar[str] = ""
     #: How many data sets it takes, each of one domain.
     data_sets: ClassVar[int] = 1
     #: How many generated images each critic's fakes are drawn of; 0 shows them as they come.

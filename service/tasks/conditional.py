@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 import torch
 from pydantic import Field
@@ -21,6 +22,7 @@ class Conditional(Task):
     plane for each class.
     """
 
+    chosen: ClassVar[str] = "classes"
     classes: int = Field(10, ge=2)
 
     @property

@@ -23,6 +23,7 @@ class Info(Task):
     the squared distance of each code from what is said, halved (a Gaussian of variance 1).
     """
 
+    chosen: ClassVar[str] = "category"
     fake_head_terms: ClassVar[tuple[str, ...]] = ("category", "codes")
     categories: int = Field(10, ge=2)
     codes: int = Field(2, ge=0)

@@ -1,0 +1,132 @@
+"""Makes images with a registered model: ``python service/generate.py --model models:/NAME@champion --out grid.png``.
+
+The same model, seed and options give the same images anywhere. Models are fetched once and kept, so this works
+while the tracking server is away.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+# Run as a script, this file's folder is the first place that modules are looked for, instead of the project's.
+sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from service.generator import Generator
+
+USER_ERROR, FAILURE = 2, 1
+
+_EXAMPLES = """\
+examples:
+  python service/generate.py --model models:/selfgan-digits@champion --n 64 --seed 7 --out grid.png
+  python service/generate.py --model models:/selfgan-digits/3 --n 1000 --out images/     # single files
+  python service/generate.py --model models:/selfgan-digits --n 10 --interpolate --out way.png
+  python service/generate.py --model models:/selfgan-cgan-mnist --label 3 --out threes.png
+  python service/generate.py --model models:/selfgan-cyclegan --images photos/ --out translated/
+"""
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python service/generate.py",
+        description="Makes images with a model of the registry.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--model", required=True, help="models:/NAME@ALIAS, models:/NAME/VERSION, or models:/NAME")
+    parser.add_argument("--out", type=Path, required=True, help="a .png for a grid, else a folder for single files")
+    parser.add_argument("--n", type=int, default=64, help="how many images [%(default)s]")
+    parser.add_argument("--seed", type=int, default=0, help="of the images [%(default)s]")
+    parser.add_argument("--label", type=int, help="class of all images [default: every class in turn]")
+    parser.add_argument(
+        "--interpolate", action="store_true", help="n images on the way from one of the seed's to its next"
+    )
+    parser.add_argument("--images", type=Path, help="picture or folder of pictures to translate")
+    parser.add_argument(
+        "--tracking",
+        default=os.environ.get("MLFLOW_TRACKING_URI", f"sqlite:///{Path('runs/mlflow.db').resolve()}"),
+        help="MLflow's server or database [MLFLOW_TRACKING_URI, else runs/mlflow.db]",
+    )
+    parser.add_argument(
+        "--cache", type=Path, default=Path("~/.cache/selfgan/models"), help="folder of fetched models [%(default)s]"
+    )
+    return parser
+
+
+def made(generator: Generator, arguments: argparse.Namespace) -> Tensor:
+    """The images that were asked for, (N, C, H, W) uint8.
+
+    Raises:
+        GeneratorError: the model cannot make them.
+        ConfigError: there are no pictures to translate.
+    """
+    if arguments.images is not None:
+        return generator.translate(_pictures(generator, arguments.images))
+    if arguments.interpolate:
+        return generator.between(arguments.n, arguments.seed, arguments.label)
+    return generator.make(arguments.n, arguments.seed, arguments.label)
+
+
+def _pictures(generator: Generator, path: Path) -> Tensor:
+    import numpy as np
+    import torch
+
+    from pipelines.images import BadPictureError, Transform
+    from service.components import ConfigError
+
+    transform = Transform(size=generator.image.height, channels=generator.image.channels)
+    files = sorted(file for file in path.iterdir() if file.is_file()) if path.is_dir() else [path]
+    try:
+        pictures = [transform(file.read_bytes()) for file in files]
+    except (OSError, BadPictureError) as error:
+        raise ConfigError(f"--images: {path} holds what cannot be read as a picture: {error}") from error
+    if not pictures:
+        raise ConfigError(f"--images: {path} holds no pictures")
+    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
+
+
+def write(images: Tensor, out: Path) -> str:
+    """A grid, or single files; returns what was written, in words."""
+    from service.pictures import grid, single
+
+    if out.suffix.lower() == ".png":
+        out.parent.mkdir(parents=True, exist_ok=True)
+        grid(images).save(out)
+        return f"{len(images)} images in {out}"
+    out.mkdir(parents=True, exist_ok=True)
+    for number, image in enumerate(images):
+        single(image).save(out / f"{number:06}.png")
+    return f"{len(images)} files in {out}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns the exit code: 2 for the user's mistakes, 1 where the server fails."""
+    chosen = _parser().parse_args(arguments)
+    from service.components import ConfigError
+    from service.generator import Generator, GeneratorError
+    from service.registry import NoModelError, pull
+    from service.tracking import TrackingError
+
+    try:
+        if chosen.n < 1:
+            raise GeneratorError(f"--n: {chosen.n} images cannot be made; ask for one or more")
+        generator = Generator.read(pull(chosen.model, chosen.tracking, chosen.cache.expanduser()))
+        print(write(made(generator, chosen), chosen.out))
+    except (ConfigError, GeneratorError, NoModelError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return USER_ERROR
+    except (TrackingError, OSError) as error:
+        print(f"error: {chosen.tracking}: {error}", file=sys.stderr)
+        return FAILURE
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

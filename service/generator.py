@@ -1,0 +1,158 @@
+"""A trained generator on its own: what a registered model holds, and what makes images of it anywhere.
+
+A folder has ``description.json`` (network, task and image shape), ``generator.safetensors`` and, where the run
+averaged its weights, ``average.safetensors``, which is then what images are made with. Nothing is pickled.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from service.components import resolve
+from service.networks import ImageShape, Network
+from service.pixels import to_image, to_model
+from service.tasks import Task
+
+DESCRIPTION = "description.json"
+#: The names of its networks' files.
+GENERATOR, AVERAGE = "generator", "average"
+_AT_ONCE = 64
+
+
+class GeneratorError(ValueError):
+    """What a generator is asked for and cannot do; its text is the one line to show."""
+
+
+def save(folder: Path, described: Mapping[str, Any], weights: Mapping[str, Mapping[str, Tensor]]) -> None:
+    """Write a generator to a folder.
+
+    Args:
+        described: its network, task and image, and whatever else a reader may want to know.
+        weights: tensors of GENERATOR, and of AVERAGE if there is one.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / DESCRIPTION).write_text(json.dumps(described, indent=2))
+    for name, tensors in weights.items():
+        save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()},
+                  folder / f"{name}.safetensors")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Generator:
+    """A generator that makes images.
+
+    Attributes:
+        image: the shape of what it makes.
+        module: in evaluation mode.
+    """
+
+    network: Network
+    task: Task
+    image: ImageShape
+    module: nn.Module
+    described: Mapping[str, Any]
+
+    @classmethod
+    def read(cls, folder: Path) -> Generator:
+        """The one that `save` wrote to a folder. Raises OSError, ValueError or KeyError if there is none."""
+        described = json.loads((folder / DESCRIPTION).read_text())
+        network = resolve("service.networks", described["network"], Network)
+        task = resolve("service.tasks", described["task"], Task)
+        image = ImageShape(*described["image"])
+        module = task.generator(network, image)
+        average = folder / f"{AVERAGE}.safetensors"
+        weights = load_file(average if average.exists() else folder / f"{GENERATOR}.safetensors")
+        module = module.to(next(value.dtype for value in weights.values() if value.is_floating_point()))
+        module.load_state_dict(weights)
+        return cls(network, task, image, module.eval(), described)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.module.parameters()).dtype
+
+    def make(self, n: int, seed: int, label: int | None = None) -> Tensor:
+        """`n` images, (n, C, H, W) uint8, that depend on seed and label alone.
+
+        Args:
+            label: of all of them; None takes every one in turn, where there are any.
+
+        Raises:
+            GeneratorError: it makes images of images, or none of classes.
+        """
+        return self.images(self._examples(n, seed, label))
+
+    def between(self, n: int, seed: int, label: int | None = None) -> Tensor:
+        """`n` images on the way from one of the seed's to its next, both included; by angle (White 2016)."""
+        first = self._examples(2, seed, label if label is not None or not self.task.chosen else 0)
+        ways = torch.linspace(0, 1, n)
+        return self.images({name: _on_the_way(values, ways) for name, values in first.items()})
+
+    def translate(self, images: Tensor) -> Tensor:
+        """Images made of images, (N, C, H, W) uint8 both; of every one in each domain where there are several.
+
+        Raises:
+            GeneratorError: it makes images of noise, or of other ones.
+        """
+        if not self.task.translates:
+            raise GeneratorError("this model makes images of noise: give it n and a seed")
+        if images.shape[1:] != tuple(self.image):
+            wanted, found = ("x".join(map(str, shape)) for shape in (self.image, images.shape[1:]))
+            raise GeneratorError(f"this model takes images of {wanted} (channels, height, width), not {found}")
+        return self.images(self.task.translation(to_model(images, self.dtype)))
+
+    def images(self, examples: Mapping[str, Tensor]) -> Tensor:
+        """Of a task's examples, however many there are."""
+        return torch.cat([self._at_once(part) for part in _parts(examples)])
+
+    @torch.inference_mode()
+    def _at_once(self, examples: Mapping[str, Tensor]) -> Tensor:
+        typed = {name: values.to(self.dtype) for name, values in examples.items()}
+        return to_image(self.task.images(self.module, typed))
+
+    def _examples(self, n: int, seed: int, label: int | None) -> dict[str, Tensor]:
+        if self.task.translates:
+            raise GeneratorError("this model makes images of images: give it some")
+        examples = self.task.examples(self.network, seed, n, torch.device("cpu"))
+        if label is None:
+            return examples
+        if not self.task.chosen:
+            raise GeneratorError("label: this model was trained without classes")
+        kinds = examples[self.task.chosen].shape[1]
+        if not 0 <= label < kinds:
+            raise GeneratorError(f"label: {label} is none of this model's, 0 to {kinds - 1}")
+        # As many latents as images, instead of one for each class in turn.
+        examples = {name: values[::kinds] for name, values in
+                    self.task.examples(self.network, seed, n * kinds, torch.device("cpu")).items()}  # fmt: skip
+        chosen = torch.zeros_like(examples[self.task.chosen])
+        chosen[:, label] = 1
+        return {**examples, self.task.chosen: chosen}
+
+
+def _parts(examples: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+    count = len(next(iter(examples.values())))
+    for start in range(0, count, _AT_ONCE):
+        yield {name: values[start : start + _AT_ONCE] for name, values in examples.items()}
+
+
+def _on_the_way(ends: Tensor, ways: Tensor) -> Tensor:
+    """(2, D) -> (N, D): along the great circle, and linearly in length; equal ends stay as they are."""
+    first, last = ends.double()
+    lengths = first.norm(), last.norm()
+    cosine = torch.dot(first, last) / (lengths[0] * lengths[1]).clamp_min(1e-12)
+    angle = cosine.clamp(-1, 1).acos()
+    ways = ways.double()[:, None]
+    if angle < 1e-6:
+        straight: Tensor = first + ways * (last - first)
+        return straight.to(ends.dtype)
+    arc = ((1 - ways) * angle).sin() / angle.sin() * first / lengths[0]
+    arc = arc + (ways * angle).sin() / angle.sin() * last / lengths[1]
+    found: Tensor = arc * (lengths[0] + ways * (lengths[1] - lengths[0]))
+    return found.to(ends.dtype)
