@@ -15,6 +15,8 @@ from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import tenacity
+
 from service.checkpoints import State, network_weights
 from service.components import ConfigError
 from service.config import Run, dump
@@ -245,7 +247,22 @@ def log_figures(name: str, number: str, uri: str, figures: Mapping[str, float]) 
             server.log_metric(found.run_id, key, value, step=int(found.tags.get("step", "0")))
 
 
+# Two at once that set an alias for the first time collide in MLflow's database.
+@tenacity.retry(
+    retry=tenacity.retry_if_exception_type(TrackingError),
+    wait=tenacity.wait_random(0, 0.5),
+    stop=tenacity.stop_after_attempt(5),
+    reraise=True,
+)
 def point(name: str, alias: str, number: str, uri: str) -> None:
     """Let an alias stand for a version. Raises TrackingError."""
     with failing_clearly():
         client(uri).set_registered_model_alias(name, alias, number)
+
+
+def pointed(name: str, alias: str, uri: str) -> str | None:
+    """The version that an alias stands for, if it stands for one. Raises TrackingError."""
+    try:
+        return version_of(f"models:/{name}@{alias}", uri)
+    except NoModelError:
+        return None

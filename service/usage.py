@@ -28,6 +28,7 @@ _FAMILIES: dict[str, type[Component]] = {
 
 def text(usage: str) -> str:
     """The whole help, with the command line's usage."""
+    from pipelines.features import FeatureNetwork
     from pipelines.sources import Source
     from service.balances import Balance
     from service.regularizers import Regularizer
@@ -45,6 +46,7 @@ def text(usage: str) -> str:
         "regularizers": ("service.regularizers", Regularizer),
         "terms": ("service.terms", Term),
         "data.source": ("pipelines.sources", Source),
+        "evaluation.features": ("pipelines.features", FeatureNetwork),
     }
     for key, (package, base) in families.items():
         lines += [f"  {key}={name:<{30 - len(key)}} {_part(find(package, name, base))}" for name in names(package)]

@@ -40,6 +40,9 @@ def test_help_lists_every_recipe_and_option_with_its_default() -> None:
         "tracking",
         "critics",
         "augmentation",
+        "evaluation",
+        "promotion",
+        "retraining",
     } <= {line.strip().partition("=")[0].partition(" ")[0] for line in out.splitlines()}
 
 
