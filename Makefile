@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: train test lint bench clean lock
+.PHONY: train test lint bench clean lock lock-image
 
 train: $(READY)
 	$(BIN)/python service/train.py $(ARGS)
@@ -39,3 +39,10 @@ lock:
 	$(VENV)-lock/bin/python -m pip install --quiet --editable '.[dev]'
 	$(VENV)-lock/bin/python -m pip freeze --exclude-editable | grep -v '^nvidia-\|^triton' | sed 's/+[a-z0-9.]*$$//' > requirements.lock
 	rm -rf $(VENV)-lock
+
+# The image's own locks, with hashes; after every change of pyproject.toml or requirements.lock.
+lock-image:
+	$(PYTHON) -m venv $(VENV)-uv
+	$(VENV)-uv/bin/python -m pip install --quiet uv
+	bash infra/lock.sh $(VENV)-uv/bin/uv
+	rm -rf $(VENV)-uv

@@ -1,0 +1,126 @@
+# A role for each service account (IRSA): pods get short-lived credentials of theirs, and no key is stored anywhere.
+
+locals {
+  issuer = split("oidc-provider/", var.oidc_provider_arn)[1]
+
+  # What each service account may do. A folder of the bucket has one writer.
+  statements = {
+    ingest = [
+      {
+        Sid       = "ListShards"
+        Effect    = "Allow"
+        Action    = ["s3:ListBucket"]
+        Resource  = [aws_s3_bucket.data.arn]
+        Condition = { StringLike = { "s3:prefix" = ["shards", "shards/*"] } }
+      },
+      {
+        # Reads too: an ingest that was stopped goes on behind what it finds; deletes its claim at the end.
+        Sid    = "WriteShards"
+        Effect = "Allow"
+        Action = [
+          "s3:GetObject", "s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload", "s3:ListMultipartUploadParts",
+        ]
+        Resource = ["${aws_s3_bucket.data.arn}/shards/*"]
+      },
+      {
+        Sid       = "EncryptAndDecrypt"
+        Effect    = "Allow"
+        Action    = ["kms:GenerateDataKey", "kms:Decrypt"]
+        Resource  = [aws_kms_key.data.arn]
+        Condition = { StringEquals = { "kms:ViaService" = "s3.${data.aws_region.current.name}.amazonaws.com" } }
+      },
+    ]
+
+    training = [
+      {
+        Sid    = "ListFolders"
+        Effect = "Allow"
+        Action = ["s3:ListBucket"]
+        Resource = [
+          aws_s3_bucket.data.arn,
+        ]
+        Condition = {
+          StringLike = {
+            "s3:prefix" = ["shards", "shards/*", "runs", "runs/*", "evaluations", "evaluations/*"]
+          }
+        }
+      },
+      {
+        Sid      = "ReadShards"
+        Effect   = "Allow"
+        Action   = ["s3:GetObject"]
+        Resource = ["${aws_s3_bucket.data.arn}/shards/*"]
+      },
+      {
+        Sid    = "WriteRunsAndEvaluations"
+        Effect = "Allow"
+        Action = [
+          "s3:GetObject", "s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload", "s3:ListMultipartUploadParts",
+        ]
+        Resource = ["${aws_s3_bucket.data.arn}/runs/*", "${aws_s3_bucket.data.arn}/evaluations/*"]
+      },
+      {
+        Sid       = "EncryptAndDecrypt"
+        Effect    = "Allow"
+        Action    = ["kms:GenerateDataKey", "kms:Decrypt"]
+        Resource  = [aws_kms_key.data.arn]
+        Condition = { StringEquals = { "kms:ViaService" = "s3.${data.aws_region.current.name}.amazonaws.com" } }
+      },
+    ]
+
+    mlflow = [
+      {
+        Sid       = "ListArtifacts"
+        Effect    = "Allow"
+        Action    = ["s3:ListBucket"]
+        Resource  = [aws_s3_bucket.data.arn]
+        Condition = { StringLike = { "s3:prefix" = ["mlflow", "mlflow/*"] } }
+      },
+      {
+        Sid    = "WriteArtifacts"
+        Effect = "Allow"
+        Action = [
+          "s3:GetObject", "s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload", "s3:ListMultipartUploadParts",
+        ]
+        Resource = ["${aws_s3_bucket.data.arn}/mlflow/*"]
+      },
+      {
+        Sid       = "EncryptAndDecrypt"
+        Effect    = "Allow"
+        Action    = ["kms:GenerateDataKey", "kms:Decrypt"]
+        Resource  = [aws_kms_key.data.arn]
+        Condition = { StringEquals = { "kms:ViaService" = "s3.${data.aws_region.current.name}.amazonaws.com" } }
+      },
+    ]
+  }
+}
+
+resource "aws_iam_role" "service" {
+  for_each             = local.statements
+  name                 = "${var.name}-${each.key}"
+  description          = "Service account ${var.namespace}/${each.key}"
+  max_session_duration = 3600
+  tags                 = var.tags
+
+  assume_role_policy = jsonencode({
+    Version = "2012-10-17"
+    Statement = [{
+      Effect    = "Allow"
+      Action    = "sts:AssumeRoleWithWebIdentity"
+      Principal = { Federated = var.oidc_provider_arn }
+      Condition = {
+        StringEquals = {
+          "${local.issuer}:aud" = "sts.amazonaws.com"
+          "${local.issuer}:sub" = "system:serviceaccount:${var.namespace}:${each.key}"
+        }
+      }
+    }]
+  })
+}
+
+resource "aws_iam_role_policy" "service" {
+  for_each = local.statements
+  name     = "bucket"
+  role     = aws_iam_role.service[each.key].id
+  policy   = jsonencode({ Version = "2012-10-17", Statement = each.value })
+}
