@@ -31,8 +31,8 @@ from pipelines.sources.folder import Folder
 from pipelines.sources.lsun import Lsun
 from pipelines.storage import Location
 from pipelines.windows import least_bytes
+from service.circumstances import Cluster
 from service.cluster import connect
-from service.config import Cluster
 from tests.conftest import free_port
 from tests.s3_servers import BUCKET, environment, rclone
 

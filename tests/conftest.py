@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import psutil
@@ -76,31 +76,41 @@ def free_port() -> int:
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[tuple[str, str]]:
     """A running cluster of four CPUs, shared by all tests: its address, and its dashboard's."""
+    with started_cluster(RAY_ENVIRONMENT, cpus=4) as found:
+        yield found
+
+
+@contextlib.contextmanager
+def started_cluster(environment: Mapping[str, str], cpus: int) -> Iterator[tuple[str, str]]:
+    """A cluster of its own: its address, and its dashboard's."""
     port, dashboard = free_port(), free_port()
     ray = Path(sys.executable).with_name("ray")
     # The dashboard is what `ray job submit` talks to. Commands of this test run are not the cluster's business.
-    start = [str(ray), "start", "--head", "--num-cpus=4", f"--port={port}", f"--dashboard-port={dashboard}"]
+    # The agent's port is one for the whole machine, unless it is named.
+    ports = [f"--port={port}", f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={free_port()}"]
+    start = [str(ray), "start", "--head", f"--num-cpus={cpus}", *ports]
     # Its notes on a running cluster are not to be found by, or mixed up with, this user's own.
     temporary = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
     cluster = subprocess.Popen(
         [*start, "--block", "--disable-usage-stats", f"--temp-dir={temporary}"],
-        env={**os.environ, **RAY_ENVIRONMENT},
+        env={**os.environ, **environment},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         cwd="/",
     )
-    deadline = time.monotonic() + 60
-    while not _answers(dashboard):
-        if time.monotonic() > deadline:
-            pytest.fail("the test cluster did not start")
-        time.sleep(0.2)
-    address = f"127.0.0.1:{port}"
-    yield address, f"http://127.0.0.1:{dashboard}"
-    for process in [*psutil.Process(cluster.pid).children(recursive=True), psutil.Process(cluster.pid)]:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()
-    cluster.wait(30)
-    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        deadline = time.monotonic() + 60
+        while not _answers(dashboard):
+            if time.monotonic() > deadline:
+                pytest.fail("the test cluster did not start")
+            time.sleep(0.2)
+        yield f"127.0.0.1:{port}", f"http://127.0.0.1:{dashboard}"
+    finally:
+        for process in [*psutil.Process(cluster.pid).children(recursive=True), psutil.Process(cluster.pid)]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        cluster.wait(30)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _answers(port: int) -> bool:
