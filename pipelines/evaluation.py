@@ -30,7 +30,7 @@ from pipelines.storage import Location
 from service.batch import GlobalBatch
 from service.collectives import OneReplica
 from service.components import ConfigError, name_of
-from service.config import Run, dump, from_tree
+from service.config import Run, dump, from_tree, storage_root
 from service.datasets import prepare_all
 from service.generator import Generator
 from service.networks import ImageShape
@@ -103,7 +103,9 @@ def protocol(run: Run, console: Console) -> Protocol:
     """
     found = prepare_all(run, console)
     manifests = [manifest for _, manifest in found]
-    reference = Reference(Location.of(found[0][0]), manifests[0], run.data.transform)
+    folder = Location.of(found[0][0])
+    kept = Location.of(storage_root(run.evaluation.cache)) if run.evaluation.cache else folder / "evaluations"
+    reference = Reference(folder, manifests[0], run.data.transform, kept)
     features = run.evaluation.features or _suited(reference)
     extractor, opened = features.open(reference, lambda text: console.print(text, highlight=False, soft_wrap=True))
     samples = samples_of(run, manifests)

@@ -53,8 +53,10 @@ def promote(judged: Protocol, version: str, tasks: Tasks[Work, Features]) -> tup
     candidate = judge(judged, f"models:/{name}/{version}", tasks)
     while True:
         reign = champions.current()
-        if reign is not None and reign.version == version:
-            return Decision(Verdict.PROMOTED, f"version {version} is the champion: {reign.reason}"), candidate, None
+        if reign is not None and reign.version == version:  # An earlier attempt was killed after it had promoted.
+            decision, reign = Decision(Verdict.PROMOTED, reign.reason), champions.former()
+            champion = None if reign is None else judge(judged, f"models:/{name}/{reign.version}", tasks)
+            break
         champion = None if reign is None else judge(judged, f"models:/{name}/{reign.version}", tasks)
         decision = decide(candidate, champion, run.promotion)
         if decision.verdict is not Verdict.PROMOTED:
@@ -64,6 +66,7 @@ def promote(judged: Protocol, version: str, tasks: Tasks[Work, Features]) -> tup
         if champions.follow(reign, version, "figures", decision.reason):
             break
     told = {"promotion.verdict": decision.verdict.name.lower(), "promotion.reason": decision.reason}
+    told |= {"promotion.against": reign.version} if reign else {}
     registry.tag(name, version, uri, told)
     return decision, candidate, champion
 

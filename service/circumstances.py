@@ -75,9 +75,13 @@ class Evaluation(Options):
     )
     samples: int = Field(10_000, ge=20, description="images on each side, at most as many as there are")
     seed: int = Field(0, description="of what is compared")
+    cache: str | None = Field(
+        None, description="where features of real images and classifiers are kept [default: with the data set]"
+    )
 
 
 class Retraining(Options):
     """What python -m pipelines.retrain does."""
 
     start: Literal["scratch", "champion"] = Field("scratch", description="what a retrained model starts from")
+    patience_seconds: float = Field(60, gt=0, description="silence after which one that was killed is taken over from")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -45,6 +45,17 @@ def prepare_all(run: Run, console: Console) -> list[tuple[str, Manifest]]:
             f"give each {max(lanes)} images at least"
         )
     return found
+
+
+def pinned(run: Run, found: Sequence[tuple[str, Manifest]]) -> Run:
+    """The run, reading what was found, though a source or a data set may have grown when it is resumed."""
+    (data, manifest), *others = found
+    domains = tuple(
+        domain.model_copy(update={"version": its.version, "shards": place})
+        for domain, (place, its) in zip(run.data.domains, others, strict=True)
+    )
+    versions = {"version": manifest.version, "shards": data, "domains": domains}
+    return run.model_copy(update={"data": run.data.model_copy(update=versions)})
 
 
 def runs_of(run: Run) -> list[Run]:

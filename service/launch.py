@@ -21,7 +21,7 @@ from pipelines.storage import Location, join
 from service import best, checkpoints, cluster, registry, tracking
 from service.components import ConfigError
 from service.config import Run, dump, flatten, storage_root
-from service.datasets import prepare_all
+from service.datasets import pinned, prepare_all
 from service.pictures import curves
 from service.progress import Display, duration, new_board
 from service.tracking import TrackingError
@@ -61,8 +61,8 @@ class Started:
     marks: tuple[tuple[str, float], ...]
 
 
-def launch(run: Run, console: Console, began: float) -> None:
-    """Train a run to its end, and say where everything is.
+def launch(run: Run, console: Console, began: float) -> str:
+    """Train a run to its end, and say where everything is. Returns the registered model's URI.
 
     Args:
         began: when the user's command did, in seconds since the epoch.
@@ -82,6 +82,7 @@ def launch(run: Run, console: Console, began: float) -> None:
     console.print(f"done: {run.steps:,} steps in {duration(time.time() - began)}", highlight=False)
     for title, where in summary.items():
         console.print(f"  {title:<12}{where}", highlight=False, soft_wrap=True)
+    return summary["model"]
 
 
 @contextmanager
@@ -129,17 +130,10 @@ def _prepare(run: Run, console: Console) -> Prepared:
     tracking.check_reachable(uri)
     if run.start_from is not None and not (Location.of(run.start_from) / "state.json").exists():
         raise ConfigError(f"start_from: there is no checkpoint at {run.start_from}")
-    (data, manifest), *others = prepare_all(run, console)
-    # What a resumed run reads is what this one does, though its source or its data set may have grown.
-    domains = tuple(
-        domain.model_copy(update={"version": its.version, "shards": place})
-        for domain, (place, its) in zip(run.data.domains, others, strict=True)
-    )
-    pinned = {"version": manifest.version, "shards": data, "domains": domains}
+    found = prepare_all(run, console)
+    data, manifest = found[0]
     cache = {"cache": storage_root(run.loader.cache) if run.loader.cache else None}
-    run = run.model_copy(
-        update={"data": run.data.model_copy(update=pinned), "loader": run.loader.model_copy(update=cache)}
-    )
+    run = pinned(run, found).model_copy(update={"loader": run.loader.model_copy(update=cache)})
     name = run.resume or run.name or f"{run.recipe}-{time.strftime('%Y%m%d-%H%M%S')}"
     folder = join(root, name)
     if run.resume is None and (Location.of(folder) / "run.json").exists():

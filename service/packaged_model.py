@@ -5,13 +5,18 @@ It needs torch, numpy, pydantic and safetensors; weights and configuration are t
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import mlflow
 import torch
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
-from service.generator import Generator
+_SOURCES = Path(__file__).parent / "code" / "sources.zip"
+if _SOURCES.exists():  # In a model; in this repository the packages are at hand.
+    sys.path.insert(0, str(_SOURCES))
+
+from service.generator import Generator  # noqa: E402
 
 
 class GeneratorModel(PythonModel):  # type: ignore[misc]

@@ -36,10 +36,12 @@ class Board:
     def __init__(self) -> None:
         self._posted = Posted()
 
-    def start(self, step: int) -> None:
+    def start(self, step: int) -> int:
+        """An attempt begins at `step`; returns the how-manieth it is."""
         self._posted.attempts += 1
         self._posted.ready_at = self._posted.ready_at or time.time()
         self._posted.step = step
+        return self._posted.attempts
 
     def post(self, step: int, metrics: Mapping[str, float] | None = None) -> None:
         self._posted.first_step_at = self._posted.first_step_at or time.time()

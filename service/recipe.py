@@ -114,7 +114,8 @@ def check(run: Run) -> None:
         raise ConfigError(f"task {name_of(run.task)}: data.source {name_of(run.data.source)} has no pairs; take pairs")
     if not run.task.needs_pairs and any(term.needs_pairs for term in run.terms):
         raise ConfigError(f"terms: task {name_of(run.task)} has no true images to compare with; take task=paired")
-    for uri in (run.data.shards, *(domain.shards for domain in run.data.domains), run.storage, run.loader.cache):
+    places = run.storage, run.loader.cache, run.evaluation.cache
+    for uri in (run.data.shards, *(domain.shards for domain in run.data.domains), *places):
         refuse_credentials(uri or "")
     if run.batch.size % run.batch.shards:
         raise ConfigError(f"batch.shards: {run.batch.shards} does not divide batch.size, {run.batch.size}")

@@ -7,13 +7,14 @@ import json
 import subprocess
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import version
 from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from zipfile import ZIP_DEFLATED, ZipFile
 
 import tenacity
 
@@ -34,17 +35,23 @@ class NoModelError(LookupError):
     """The registry has no such model, version or alias; its text is the one line to show."""
 
 
-def _sources(run: Run) -> list[Path]:
-    """The packages that the model is made of: this one, and those of parts from outside."""
+def _pack_sources(run: Run, file: Path) -> None:
+    """Write the packages that the model is made of, this one and those of parts from outside, into one archive.
+
+    MLflow moves every file of a model by a request of its own.
+    """
     parts = {type(part).__module__.partition(".")[0] for part in (run.network, run.task)}
-    modules = [import_module(name) for name in sorted(parts | {"service"})]
-    return [Path(next(iter(getattr(module, "__path__", [module.__file__])))) for module in modules]
+    with ZipFile(file, "w", ZIP_DEFLATED) as archive:
+        for module in (import_module(name) for name in sorted(parts | {"service"})):
+            place = Path(next(iter(getattr(module, "__path__", [module.__file__]))))
+            for source in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
+                archive.write(source, source.relative_to(place.parent))
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """MLflow reports and advises on the error stream while it logs a model; the run's summary says what matters."""
-    with warnings.catch_warnings(), redirect_stderr(StringIO()):
+    """MLflow reports and advises while it logs a model or fetches one; the run's summary says what matters."""
+    with warnings.catch_warnings(), redirect_stderr(StringIO()), redirect_stdout(StringIO()):
         warnings.simplefilter("ignore")
         yield
 
@@ -78,13 +85,15 @@ def register(run: Run, state: State, uri: str, run_id: str, picture: Path | None
         weights = {name: tensors for name in (GENERATOR, AVERAGE) if (tensors := network_weights(state, name))}
         parts = {name: dump(run)[name] for name in ("network", "task")}
         save(model, {**parts, "image": list(run.image), **tags}, weights)
+        sources = Path(folder, "sources.zip")
+        _pack_sources(run, sources)
         text = card(model, Generator.read(model), run, tags, picture)
         with _quiet(), failing_clearly(), mlflow.start_run(run_id=run_id):
             info = mlflow.pyfunc.log_model(
                 name="generator",
                 python_model=str(Path(__file__).with_name("packaged_model.py")),
                 artifacts={"generator": str(model)},
-                code_paths=[str(path) for path in _sources(run)],
+                code_paths=[str(sources)],
                 signature=_signature(run),
                 input_example=None if run.task.translates else _EXAMPLE,
                 pip_requirements=[f"{name}=={version(name).partition('+')[0]}" for name in _REQUIREMENTS],
@@ -211,7 +220,7 @@ def _fetch(uri: str, tracking_uri: str, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=target.parent) as folder, _quiet(), failing_clearly():
         mlflow.set_tracking_uri(tracking_uri)
-        mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=folder)
+        mlflow.artifacts.download_artifacts(artifact_uri=f"{uri}/artifacts/generator", dst_path=folder)
         try:
             Path(folder).rename(target)
         except OSError:  # Another process was faster; it is the same.
@@ -266,3 +275,16 @@ def pointed(name: str, alias: str, uri: str) -> str | None:
         return version_of(f"models:/{name}@{alias}", uri)
     except NoModelError:
         return None
+
+
+def run_of(name: str, number: str, uri: str) -> str:
+    """The MLflow run that a version comes from. Raises TrackingError."""
+    with failing_clearly():
+        return str(client(uri).get_model_version(name, number).run_id)
+
+
+def checkpoint_of(name: str, number: str, uri: str) -> str | None:
+    """Where the last checkpoint of a version's run lies, if the run has said so. Raises TrackingError."""
+    with failing_clearly():
+        tags: dict[str, str] = client(uri).get_run(run_of(name, number, uri)).data.tags
+    return tags.get("checkpoint.last")

@@ -138,10 +138,10 @@ def history(uri: str, run_id: str) -> list[tuple[int, dict[str, float]]]:
     return sorted(steps.items())
 
 
-def log_file(uri: str, run_id: str, file: Path) -> None:
+def log_file(uri: str, run_id: str, file: Path, folder: str | None = None) -> None:
     """Log a file as an artifact of the run."""
     with failing_clearly():
-        client(uri).log_artifact(run_id, str(file))
+        client(uri).log_artifact(run_id, str(file), folder)
 
 
 def _may_pass(error: BaseException) -> bool:

@@ -25,6 +25,7 @@ from service.accelerators.torch_distributed import TorchDistributed
 from service.checkpoints import State
 from service.config import Run, from_tree
 from service.divergence import Diverged
+from service.gauges import Gauges
 from service.journal import Journal
 from service.loop import train
 from service.pictures import grid
@@ -130,7 +131,8 @@ class RayOutputs:
         self._next_post = 0.0
         if not chief:
             return
-        job.board.start.remote(start)
+        name = Location.of(job.folder).path.rpartition("/")[2]
+        self._gauges = Gauges(name, run.recipe, ray.get(job.board.start.remote(start)))
         self._folder = local_folder(job.folder, job.tracking_run)
         self._tracker = Tracker(job.tracking_uri, job.tracking_run, Journal(self._folder / "metrics.jsonl"))
         self._best = best.read(Location.of(job.folder))
@@ -144,6 +146,7 @@ class RayOutputs:
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         self._tracker.metrics(step, values)
+        self._gauges.set(step, values)
         self._job.board.post.remote(step, dict(values))
 
     def warn(self, text: str) -> None:

@@ -111,7 +111,14 @@ def test_too_few_images_are_refused(judged: Protocol) -> None:
 
 
 def test_a_translating_model_is_compared_with_the_other_domain(tmp_path: Path) -> None:
-    words = ["task=unpaired", "network=resnet", "network.channels=4", "network.blocks=1", "batch.size=4", "data.transform.size=32"]
+    words = [
+        "task=unpaired",
+        "network=resnet",
+        "network.channels=4",
+        "network.blocks=1",
+        "batch.size=4",
+        "data.transform.size=32",
+    ]
     domains = "data.domains=[{source: digits}]"
     run = run_of(tmp_path, *words, domains)
     judged = protocol(run, QUIET)
@@ -142,4 +149,4 @@ def test_a_data_set_without_labels_cannot_have_a_classifier(tmp_path: Path) -> N
     folder, transform = Location.of(str(tmp_path / "shards")), Transform(size=16)
     manifest = ingest(Folder(uri=str(tmp_path / "photos")), transform, folder)
     with pytest.raises(ConfigError, match="no labels to tell apart"):
-        Classifier().open(Reference(folder, manifest, transform), print)
+        Classifier().open(Reference(folder, manifest, transform, folder / "evaluations"), print)

@@ -21,13 +21,13 @@ LAYERS = [
     {"service.circumstances", "service.generator"},
     {"service.config", "service.recipe", "service.checkpoints", "service.monitors", "service.quality",
      "service.pictures"},
-    {"service.replica", "service.loop", "service.journal", "service.tracking", "service.best", "service.registry",
-     "service.model_card", "service.packaged_model"},
+    {"service.replica", "service.loop", "service.journal", "service.tracking", "service.gauges", "service.best",
+     "service.registry", "service.model_card", "service.packaged_model"},
     {"service.worker", "service.cluster", "service.progress", "service.usage"},
     {"service.datasets"},
     {"service.launch", "pipelines.evaluation"},
     {"pipelines.evaluate"},
-    {"pipelines.promote"},
+    {"pipelines.promote", "pipelines.report"},
     {"service.train", "service.generate", "pipelines.retrain", "pipelines.__main__"},
 ]  # fmt: skip
 

@@ -91,7 +91,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Registry:
 def models(shared: Registry, tmp_path: Path) -> Registry:
     """The same MLflow, with no champion yet."""
     shared.folder = Location.of(str(tmp_path / "promotions"))
-    MlflowClient(registry_uri=shared.uri).delete_registered_model_alias("model", "champion")
+    MlflowClient(tracking_uri=shared.uri, registry_uri=shared.uri).delete_registered_model_alias("model", "champion")
     return shared
 
 

@@ -22,16 +22,14 @@ class Reference(NamedTuple):
     """A data set, as images are compared with it.
 
     Attributes:
-        folder: the data set's; what is made once for each version of it is kept in `kept`.
+        folder: the data set's.
+        kept: for what is made once for each version of it.
     """
 
     folder: Location
     manifest: Manifest
     transform: Transform
-
-    @property
-    def kept(self) -> Location:
-        return self.folder / "evaluations"
+    kept: Location
 
 
 class Extractor(Protocol):
