@@ -75,6 +75,7 @@ class Evaluation(Options):
     )
     samples: int = Field(10_000, ge=20, description="images on each side, at most as many as there are")
     seed: int = Field(0, description="of what is compared")
+    during_training: bool = Field(False, description="measure every checkpoint too, beside the training")
     cache: str | None = Field(
         None, description="where features of real images and classifiers are kept [default: with the data set]"
     )

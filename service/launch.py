@@ -18,7 +18,7 @@ from rich.console import Console
 
 from pipelines.shards import Manifest
 from pipelines.storage import Location, join
-from service import best, checkpoints, cluster, registry, tracking
+from service import best, checkpoints, cluster, registry, tracking, validation
 from service.components import ConfigError
 from service.config import Run, dump, flatten, storage_root
 from service.datasets import pinned, prepare_all
@@ -193,6 +193,7 @@ def fit(at: Started, main: Callable[[Job], Any], board: Any) -> ray.train.Result
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=run.checkpoints.keep),
             failure_config=ray.train.FailureConfig(max_failures=run.cluster.max_failures),
         ),
+        validation_config=validation.config(job) if run.evaluation.during_training else None,
     )
     try:
         return trainer.fit()

@@ -23,7 +23,7 @@ from service.components import ConfigError
 from service.config import Run, dump
 from service.generator import AVERAGE, GENERATOR, Generator, save
 from service.model_card import card
-from service.tracking import TrackingError, check_reachable, client, failing_clearly
+from service.tracking import TrackingError, check_reachable, client, failing_clearly, log_metrics
 
 _REQUIREMENTS = ("torch", "numpy", "pydantic", "safetensors", "mlflow")
 #: Where fetched models are kept.
@@ -82,9 +82,7 @@ def register(run: Run, state: State, uri: str, run_id: str, picture: Path | None
     }
     with TemporaryDirectory() as folder:
         model = Path(folder, "generator")
-        weights = {name: tensors for name in (GENERATOR, AVERAGE) if (tensors := network_weights(state, name))}
-        parts = {name: dump(run)[name] for name in ("network", "task")}
-        save(model, {**parts, "image": list(run.image), **tags}, weights)
+        write_generator(run, state, model, tags)
         sources = Path(folder, "sources.zip")
         _pack_sources(run, sources)
         text = card(model, Generator.read(model), run, tags, picture)
@@ -106,6 +104,13 @@ def register(run: Run, state: State, uri: str, run_id: str, picture: Path | None
             for key, value in tags.items():
                 server.set_model_version_tag(run.model_name, number, key, value)
     return f"models:/{run.model_name}/{number}"
+
+
+def write_generator(run: Run, state: State, folder: Path, about: Mapping[str, str]) -> None:
+    """Write the generator of a run's state as `Generator.read` reads it, with whatever else there is to say of it."""
+    weights = {name: tensors for name in (GENERATOR, AVERAGE) if (tensors := network_weights(state, name))}
+    parts = {name: dump(run)[name] for name in ("network", "task")}
+    save(folder, {**parts, "image": list(run.image), **about}, weights)
 
 
 def _registered(name: str, uri: str, run_id: str, step: int) -> str | None:
@@ -250,10 +255,8 @@ def tag(name: str, number: str, uri: str, tags: Mapping[str, str]) -> None:
 def log_figures(name: str, number: str, uri: str, figures: Mapping[str, float]) -> None:
     """Log what was measured of a version to the run that it comes from. Raises TrackingError."""
     with failing_clearly():
-        server = client(uri)
-        found = server.get_model_version(name, number)
-        for key, value in figures.items():
-            server.log_metric(found.run_id, key, value, step=int(found.tags.get("step", "0")))
+        found = client(uri).get_model_version(name, number)
+    log_metrics(uri, found.run_id, int(found.tags.get("step", "0")), figures)
 
 
 # Two at once that set an alias for the first time collide in MLflow's database.

@@ -138,6 +138,15 @@ def history(uri: str, run_id: str) -> list[tuple[int, dict[str, float]]]:
     return sorted(steps.items())
 
 
+def log_metrics(uri: str, run_id: str, step: int, values: Mapping[str, float]) -> None:
+    """Log numbers to the run, at a step."""
+    from mlflow.entities import Metric
+
+    now = int(time.time() * 1000)
+    with failing_clearly():
+        client(uri).log_batch(run_id, metrics=[Metric(name, value, now, step) for name, value in values.items()])
+
+
 def log_file(uri: str, run_id: str, file: Path, folder: str | None = None) -> None:
     """Log a file as an artifact of the run."""
     with failing_clearly():

@@ -192,6 +192,7 @@ class RayOutputs:
             checkpoint_dir_name=name,
             checkpoint_upload_mode=ray.train.CheckpointUploadMode.ASYNC,
             checkpoint_upload_fn=upload,
+            validation=self._run.evaluation.during_training,
         )
 
     def close(self) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import ray
 import torch
+from mlflow import MlflowClient
 from rich.console import Console
 
 from pipelines.evaluation import Features, Protocol, Side, Work, compared, evaluate, features_of, protocol
@@ -21,6 +22,7 @@ from service.components import ConfigError
 from service.config import Run, dump
 from service.generator import Generator, save
 from service.recipe import load
+from tests.conftest import train
 from tests.made_data import encoded, write_folder
 
 SMALL = ["evaluation.samples=300", "evaluation.features.name=classifier", "evaluation.features.steps=40"]
@@ -150,3 +152,15 @@ def test_a_data_set_without_labels_cannot_have_a_classifier(tmp_path: Path) -> N
     manifest = ingest(Folder(uri=str(tmp_path / "photos")), transform, folder)
     with pytest.raises(ConfigError, match="no labels to tell apart"):
         Classifier().open(Reference(folder, manifest, transform, folder / "evaluations"), print)
+
+
+def test_checkpoints_are_measured_while_training_goes_on(tmp_path: Path, ray_cluster: tuple[str, str]) -> None:
+    words = ["steps=8", "checkpoints.every=4", "checkpoints.score_images=16", "cluster.cpus_per_replica=1", *SMALL]
+    storage = [f"storage={tmp_path}", "name=judged", "evaluation.samples=40", "evaluation.during_training=true"]
+    code, out, err = train("digits", *words, *storage, address=ray_cluster[0])
+    assert code == 0, out + err
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    (run,) = client.search_runs([client.get_experiment_by_name("selfgan").experiment_id])
+    for name in ("fid", "kid", "kid_error", "precision", "recall", "density", "coverage", "class_coverage"):
+        measured = client.get_metric_history(run.info.run_id, f"evaluation/{name}")
+        assert [metric.step for metric in measured] == [4, 8], name

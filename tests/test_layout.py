@@ -25,7 +25,7 @@ LAYERS = [
      "service.registry", "service.model_card", "service.packaged_model"},
     {"service.worker", "service.cluster", "service.progress", "service.usage"},
     {"service.datasets"},
-    {"service.launch", "pipelines.evaluation"},
+    {"service.launch", "service.validation", "pipelines.evaluation"},
     {"pipelines.evaluate"},
     {"pipelines.promote", "pipelines.report"},
     {"service.train", "service.generate", "pipelines.retrain", "pipelines.__main__"},
