@@ -25,6 +25,7 @@ else
     lock cpu --constraint requirements.lock --torch-backend cpu "${code[@]}"
 fi
 unset UV_FIND_LINKS
-lock gpu --constraint requirements.lock "${code[@]}"
-lock tpu --constraint "$constraints" --override infra/requirements-tpu.in infra/requirements-tpu.in "${code[@]}"
+# Inception needs torchvision, whose CPU build is not on PyPI either: the cpu image compares in the classifier's features.
+lock gpu --constraint requirements.lock --extra inception "${code[@]}"
+lock tpu --constraint "$constraints" --override infra/requirements-tpu.in infra/requirements-tpu.in --extra inception "${code[@]}"
 lock build infra/requirements-build.in

@@ -68,7 +68,9 @@ class Evaluation(Options):
 
     features: Annotated[
         SerializeAsAny[FeatureNetwork] | None,
-        BeforeValidator(lambda value: None if value is None else resolve("pipelines.features", value, FeatureNetwork)),
+        BeforeValidator(
+            lambda value: None if value is None else resolve("pipelines.features", value, FeatureNetwork, "inception")
+        ),
     ] = Field(
         None,
         description="what images are compared in [default: classifier if there are labels, else inception]",
