@@ -15,7 +15,7 @@ from rich.console import Console
 
 from pipelines.evaluation import Features, Protocol, Tasks, Work, evaluate, in_turn, protocol
 from pipelines.measured import Measured
-from pipelines.ray_tasks import as_tasks
+from pipelines.ray_tasks import on_devices
 from service import cluster, registry
 from service.components import ConfigError
 from service.generator import Generator
@@ -74,12 +74,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         run = load(chosen.recipe, chosen.overrides)
         registry.version_of(chosen.model, run.tracking_uri)  # Before anything takes time.
         cluster.connect(run.cluster)
-        show(judge(protocol(run, console()), chosen.model, as_tasks), console())
+        show(judge(protocol(run, console()), chosen.model, on_devices), console())
     except (ConfigError, registry.NoModelError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return USER_ERROR
-    except TrackingError as error:
-        print(f"error: MLflow: {error}", file=sys.stderr)
+    except (TrackingError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
         return FAILURE
     finally:
         ray.shutdown()

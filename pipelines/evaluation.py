@@ -131,6 +131,9 @@ def evaluate(judged: Protocol, generator: Generator, tasks: Tasks[Work, Features
     run = judged.run
     if generator.image != run.image:
         raise ConfigError(f"the model makes images of {_shape(generator.image)}, and the data are {_shape(run.image)}")
+    if type(generator.task) is not type(run.task):
+        names = name_of(generator.task), name_of(run.task)
+        raise ConfigError(f"the model's task is {names[0]}, and the recipe's {names[1]}")
     sides = [Side(dump(run), judged.data, judged.extractor, one) for one in (None, generator)]
     real = _reference(judged, lambda: _features(sides[0], judged.samples, tasks))
     return compared(real, _features(sides[1], judged.samples, tasks), judged.fingerprint)

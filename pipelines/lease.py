@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import re
 import threading
 import time
@@ -21,13 +22,13 @@ def lease(folder: Location, patience_seconds: float) -> Iterator[bool]:
     """Hold the folder's lease within; yields False, and holds nothing, if somebody alive has it.
 
     The next lease in the row is created only if nobody else has (an atomic create). Who finds one that is neither
-    released nor beating has waited for `patience_seconds`, that is six beats: clocks need not agree. A holder that
-    was paused for longer may find itself succeeded, so that what is done within must be harmless if done twice.
+    released nor beating has waited for `patience_seconds`, that is six beats: clocks need not agree. A holder whose
+    beats were away for longer is interrupted when it finds that it was succeeded, as by Ctrl-C.
     """
     beat_seconds = patience_seconds / _BEATS
     number = _number_after_the_last(folder, beat_seconds)
-    mine = folder / f"lease-{number:08}" if number else None
-    if mine is None or not mine.create(_beat()):
+    mine = folder / f"lease-{number:08}"
+    if not number or not mine.create(_beat()):
         yield False
         return
     done = threading.Event()
@@ -35,6 +36,9 @@ def lease(folder: Location, patience_seconds: float) -> Iterator[bool]:
     def keep() -> None:
         while not done.wait(beat_seconds):
             with suppress(OSError):  # The storage is away: the next beat may arrive.
+                if (folder / f"lease-{number + 1:08}").exists():
+                    _thread.interrupt_main()  # The beats were away for too long, and somebody has taken over.
+                    return
                 mine.write(_beat())
 
     thread = threading.Thread(target=keep, daemon=True, name="lease")
@@ -44,11 +48,12 @@ def lease(folder: Location, patience_seconds: float) -> Iterator[bool]:
     finally:
         done.set()
         thread.join()
-        mine.write(_RELEASED)
+        with suppress(OSError):  # Without it the next one waits a little.
+            mine.write(_RELEASED)
 
 
-def _number_after_the_last(folder: Location, beat_seconds: float) -> int | None:
-    """The number of the lease to take; None if the last one is alive."""
+def _number_after_the_last(folder: Location, beat_seconds: float) -> int:
+    """The number of the lease to take; 0 if the last one is alive."""
     numbers = [int(match[1]) for file in folder.files() if (match := _LEASE.fullmatch(file.name))]
     if not numbers:
         return 1
@@ -58,10 +63,10 @@ def _number_after_the_last(folder: Location, beat_seconds: float) -> int | None:
         if seen == _RELEASED:
             break
         if seen != first:
-            return None
+            return 0
         time.sleep(beat_seconds)
         seen = last.read()
-    return max(numbers) + 1 if seen in (first, _RELEASED) else None
+    return max(numbers) + 1 if seen in (first, _RELEASED) else 0
 
 
 def _beat() -> bytes:

@@ -18,7 +18,7 @@ class Measured(BaseModel):
         class_coverage: the share of classes that are generated; None where the features know no classes.
     """
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, ser_json_inf_nan="strings")
 
     fingerprint: str
     samples: int

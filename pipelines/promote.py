@@ -16,7 +16,7 @@ from pipelines.evaluate import judge
 from pipelines.evaluation import Features, Protocol, Tasks, Work, protocol
 from pipelines.measured import Measured
 from pipelines.policy import Decision, NotComparableError, decide
-from pipelines.ray_tasks import as_tasks
+from pipelines.ray_tasks import on_devices
 from pipelines.storage import Location, join
 from pipelines.succession import Reign, Succession
 from pipelines.verdicts import Verdict
@@ -55,9 +55,9 @@ def promote(judged: Protocol, version: str, tasks: Tasks[Work, Features]) -> tup
         reign = champions.current()
         if reign is not None and reign.version == version:  # An earlier attempt was killed after it had promoted.
             decision, reign = Decision(Verdict.PROMOTED, reign.reason), champions.former()
-            champion = None if reign is None else judge(judged, f"models:/{name}/{reign.version}", tasks)
+            champion = _judged_champion(judged, reign, tasks)
             break
-        champion = None if reign is None else judge(judged, f"models:/{name}/{reign.version}", tasks)
+        champion = _judged_champion(judged, reign, tasks)
         decision = decide(candidate, champion, run.promotion)
         if decision.verdict is not Verdict.PROMOTED:
             if decision.verdict is Verdict.HELD:
@@ -69,6 +69,16 @@ def promote(judged: Protocol, version: str, tasks: Tasks[Work, Features]) -> tup
     told |= {"promotion.against": reign.version} if reign else {}
     registry.tag(name, version, uri, told)
     return decision, candidate, champion
+
+
+def _judged_champion(judged: Protocol, reign: Reign | None, tasks: Tasks[Work, Features]) -> Measured | None:
+    """Its figures; None if there is none, or somebody has deleted it."""
+    if reign is None:
+        return None
+    try:
+        return judge(judged, f"models:/{judged.run.model_name}/{reign.version}", tasks)
+    except registry.NoModelError:
+        return None
 
 
 def by_hand(run: Run, version: str) -> Reign:
@@ -88,7 +98,7 @@ def rollback(run: Run) -> Reign:
         found = champions.former()
         if found is None:
             raise ConfigError(f"{run.model_name}: there is no former champion to go back to")
-        return found.version
+        return registry.version_of(f"models:/{run.model_name}/{found.version}", run.tracking_uri)
 
     return _set(run, former, "the former champion was asked for again")
 
@@ -140,8 +150,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ConfigError, registry.NoModelError, NotComparableError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return Verdict.USER_ERROR
-    except TrackingError as error:
-        print(f"error: MLflow: {error}", file=sys.stderr)
+    except (TrackingError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
         return Verdict.FAILED
 
 
@@ -155,7 +165,7 @@ def _version(run: Run, model: str) -> str:
 def _by_figures(run: Run, version: str, console: Console) -> Verdict:
     try:
         cluster.connect(run.cluster)
-        decision, _, _ = promote(protocol(run, console), version, as_tasks)
+        decision, _, _ = promote(protocol(run, console), version, on_devices)
     finally:
         ray.shutdown()
     print(f"{decision.verdict.name.lower()}: {decision.reason}")

@@ -52,6 +52,11 @@ def as_tasks(function: Callable[[W], R], works: list[W], gpus: int = 0) -> Itera
         yield number, _result(done)
 
 
+def on_devices(function: Callable[[W], R], works: list[W]) -> Iterator[tuple[int, R]]:
+    """`as_tasks`, each on a GPU of its own where the cluster has some."""
+    return as_tasks(function, works, gpus=int(ray.cluster_resources().get("GPU", 0) > 0))
+
+
 def _result(done: ray.ObjectRef) -> R:  # type: ignore[type-var]
     try:
         found: R = ray.get(done)

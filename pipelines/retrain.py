@@ -22,7 +22,7 @@ from pipelines.evaluation import protocol
 from pipelines.lease import lease
 from pipelines.policy import NotComparableError
 from pipelines.promote import promote, succession_of
-from pipelines.ray_tasks import as_tasks
+from pipelines.ray_tasks import on_devices
 from pipelines.report import Outcome, write_report
 from pipelines.shards import Manifest
 from pipelines.storage import Location, join
@@ -84,13 +84,14 @@ def retrain(plan: Retraining, console: Console) -> Verdict:
     Raises:
         ConfigError, RunError, TrackingError: as training, evaluating and promoting do.
     """
+    judged = protocol(plan.run, console)  # What cannot be measured need not be trained.
     trained = plan.note("trained") or _train(plan, console)
     version = registry.ModelName.of(trained["model"]).version
     assert version is not None
     try:
         if not ray.is_initialized():
             cluster.connect(plan.run.cluster)
-        decision, candidate, champion = promote(protocol(plan.run, console), version, as_tasks)
+        decision, candidate, champion = promote(judged, version, on_devices)
     finally:
         ray.shutdown()
     outcome = Outcome(plan.run, plan.manifests, trained, decision, candidate, champion)
@@ -154,7 +155,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ConfigError, NotComparableError, registry.NoModelError) as error:
         print(f"error: {error}", file=sys.stderr)
         return Verdict.USER_ERROR
-    except (RunError, TrackingError, OSError) as error:
+    except (RunError, TrackingError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return Verdict.FAILED
     except KeyboardInterrupt:

@@ -37,7 +37,7 @@ class Reign(BaseModel):
 
 
 class Succession:
-    """The champions of one registered model.
+    """The champions of one registered model. People go back to one of old by a rollback, not by the alias.
 
     Args:
         folder: where the entries lie; the same for everybody who promotes this model.
@@ -57,11 +57,11 @@ class Succession:
         """The champion now: of the last entry, or whom a person has set since in MLflow's interface."""
         reigns = self.reigns()
         if not reigns:
-            return self._adopted(None)
+            return self._adopted([])
         if not (self._folder / _settled(reigns[-1].number)).exists():  # Its promoter was killed, or is at it.
             self._settle()
             return self.reigns()[-1]
-        return self._adopted(reigns[-1])
+        return self._adopted(reigns)
 
     def follow(
         self, before: Reign | None, version: str, how: Literal["figures", "person", "rollback"], reason: str
@@ -75,15 +75,26 @@ class Succession:
         return True
 
     def former(self) -> Reign | None:
-        """The last champion of another version than the present one."""
-        reigns = self.reigns()
-        return next((reign for reign in reversed(reigns) if reign.version != reigns[-1].version), None)
+        """The champion before the present one; who was rolled back from is not one."""
+        line: list[Reign] = []
+        for reign in self.reigns():
+            if reign.how == "rollback":
+                while line and line[-1].version != reign.version:
+                    line.pop()
+            elif not line or line[-1].version != reign.version:
+                line.append(reign)
+        return line[-2] if len(line) > 1 else None
 
-    def _adopted(self, last: Reign | None) -> Reign | None:
+    def _adopted(self, reigns: list[Reign]) -> Reign | None:
+        """Take note of whom a person has set. A version of old is none: a slow promoter's request may arrive late."""
         pointed = self._pointed()
+        last = reigns[-1] if reigns else None
         if pointed is None or (last is not None and pointed == last.version):
             return last
-        self.follow(last, pointed, "person", "the alias was set in MLflow")
+        if last is not None and pointed in {reign.version for reign in reigns}:
+            self._settle()
+        else:
+            self.follow(last, pointed, "person", "the alias was set in MLflow")
         return self.reigns()[-1]
 
     def _settle(self) -> None:

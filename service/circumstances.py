@@ -87,4 +87,4 @@ class Retraining(Options):
     """What python -m pipelines.retrain does."""
 
     start: Literal["scratch", "champion"] = Field("scratch", description="what a retrained model starts from")
-    patience_seconds: float = Field(60, gt=0, description="silence after which one that was killed is taken over from")
+    patience_seconds: float = Field(180, gt=0, description="silence after which one that was killed is taken over from")

@@ -138,8 +138,11 @@ class Run(Options):
 
     @property
     def recipe_hash(self) -> str:
-        """Names what determines the result: the whole configuration, less where and how long it runs."""
-        chosen = {key: value for key, value in dump(self).items() if key not in CIRCUMSTANCES}
+        """Names what determines the result: the whole configuration, less where and how long it runs.
+
+        Nor is it in what the run starts from, which has a tag of its own: a recipe that is retrained stays the same.
+        """
+        chosen = {key: value for key, value in dump(self).items() if key not in CIRCUMSTANCES | {"start_from"}}
         chosen["data"] = {"transform": chosen["data"]["transform"]}
         return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:16]
 

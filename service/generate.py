@@ -106,6 +106,18 @@ def write(images: Tensor, out: Path) -> str:
     return f"{len(images)} files in {out}"
 
 
+def _check(chosen: argparse.Namespace) -> None:
+    """Raise ConfigError for what cannot be meant."""
+    from service.components import ConfigError
+
+    if chosen.n < 1:
+        raise ConfigError(f"--n: {chosen.n} images cannot be made; ask for one or more")
+    if chosen.images is not None and (chosen.interpolate or chosen.label is not None):
+        raise ConfigError("--images: pictures are translated; --interpolate and --label are for images of noise")
+    if chosen.out.suffix and chosen.out.suffix.lower() != ".png" and not chosen.out.is_dir():
+        raise ConfigError(f"--out: {chosen.out} is neither a .png nor a folder")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit code: 2 for the user's mistakes, 1 where the server fails."""
     chosen = _parser().parse_args(arguments)
@@ -115,10 +127,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from service.tracking import TrackingError
 
     try:
-        if chosen.n < 1:
-            raise GeneratorError(f"--n: {chosen.n} images cannot be made; ask for one or more")
+        _check(chosen)
         generator = Generator.read(pull(chosen.model, chosen.tracking, chosen.cache.expanduser()))
-        print(write(made(generator, chosen), chosen.out))
+        images = made(generator, chosen)
+        try:
+            print(write(images, chosen.out))
+        except OSError as error:
+            raise ConfigError(f"--out: {chosen.out} cannot be written: {error}") from error
     except (ConfigError, GeneratorError, NoModelError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return USER_ERROR

@@ -96,13 +96,15 @@ class Generator:
         return self.images({name: _on_the_way(values, ways) for name, values in first.items()})
 
     def translate(self, images: Tensor) -> Tensor:
-        """Images made of images, (N, C, H, W) uint8 both; of every one in each domain where there are several.
+        """Images made of images, (N, C, H, W) uint8 both; where a generator knows several domains, of each in all.
 
         Raises:
             GeneratorError: it makes images of noise, or of other ones.
         """
         if not self.task.translates:
             raise GeneratorError("this model makes images of noise: give it n and a seed")
+        if not len(images):
+            raise GeneratorError("there are no images to translate")
         if images.shape[1:] != tuple(self.image):
             wanted, found = ("x".join(map(str, shape)) for shape in (self.image, images.shape[1:]))
             raise GeneratorError(f"this model takes images of {wanted} (channels, height, width), not {found}")
@@ -120,6 +122,8 @@ class Generator:
     def _examples(self, n: int, seed: int, label: int | None) -> dict[str, Tensor]:
         if self.task.translates:
             raise GeneratorError("this model makes images of images: give it some")
+        if n < 1:
+            raise GeneratorError(f"n: {n} images cannot be made; ask for one or more")
         examples = self.task.examples(self.network, seed, n, torch.device("cpu"))
         if label is None:
             return examples

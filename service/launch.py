@@ -124,11 +124,9 @@ def started(run: Run, console: Console, began: float) -> Iterator[Started]:
 def _prepare(run: Run, console: Console) -> Prepared:
     root = storage_root(run.storage)
     _check_writable(root)
-    if run.tracking.uri is None and not Location.of(root).is_local:
-        raise ConfigError(f"tracking.uri: is needed when storage is remote ({run.storage})")
     uri = run.tracking_uri
     tracking.check_reachable(uri)
-    if run.start_from is not None and not (Location.of(run.start_from) / "state.json").exists():
+    if run.start_from is not None and run.resume is None and not (Location.of(run.start_from) / "state.json").exists():
         raise ConfigError(f"start_from: there is no checkpoint at {run.start_from}")
     found = prepare_all(run, console)
     data, manifest = found[0]

@@ -35,6 +35,8 @@ class GeneratorModel(PythonModel):  # type: ignore[misc]
             images = self._generator.translate(torch.from_numpy(model_input).permute(0, 3, 1, 2))
         else:
             rows = model_input.to_dict("records")
+            if not rows:
+                raise ValueError("no rows: give n and seed")
             images = torch.cat([self._generator.make(int(row["n"]), int(row["seed"]), _label(row)) for row in rows])
         return images.permute(0, 2, 3, 1).contiguous().numpy()
 

@@ -14,8 +14,10 @@ from importlib.metadata import version
 from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 from zipfile import ZIP_DEFLATED, ZipFile
 
+import numpy as np
 import tenacity
 
 from service.checkpoints import State, network_weights
@@ -28,7 +30,6 @@ from service.tracking import TrackingError, check_reachable, client, failing_cle
 _REQUIREMENTS = ("torch", "numpy", "pydantic", "safetensors", "mlflow")
 #: Where fetched models are kept.
 CACHE = Path("~/.cache/selfgan/models")
-_EXAMPLE = {"n": [4], "seed": [7]}
 
 
 class NoModelError(LookupError):
@@ -70,8 +71,6 @@ def register(run: Run, state: State, uri: str, run_id: str, picture: Path | None
     """
     import mlflow
 
-    if found := _registered(run.model_name, uri, run_id, state.step):
-        return found
     mlflow.set_tracking_uri(uri)
     tags = {
         "recipe": run.recipe,
@@ -79,7 +78,11 @@ def register(run: Run, state: State, uri: str, run_id: str, picture: Path | None
         "manifest.hash": state.identity["data set"],
         "step": str(state.step),
         "git.commit": _commit(),
+        **({"start_from": run.start_from} if run.start_from else {}),
     }
+    if number := _registered(run.model_name, uri, run_id):
+        tag(run.model_name, number, uri, tags)  # Which whoever was killed may not have got to.
+        return f"models:/{run.model_name}/{number}"
     with TemporaryDirectory() as folder:
         model = Path(folder, "generator")
         write_generator(run, state, model, tags)
@@ -93,16 +96,14 @@ def register(run: Run, state: State, uri: str, run_id: str, picture: Path | None
                 artifacts={"generator": str(model)},
                 code_paths=[str(sources)],
                 signature=_signature(run),
-                input_example=None if run.task.translates else _EXAMPLE,
+                input_example=_example(run),
                 pip_requirements=[f"{name}=={version(name).partition('+')[0]}" for name in _REQUIREMENTS],
                 registered_model_name=run.model_name,
                 metadata={"step": state.step, "recipe": run.recipe, **state.identity},
             )
             number = str(info.registered_model_version)
-            server = client(uri)
-            server.update_model_version(run.model_name, number, description=text)
-            for key, value in tags.items():
-                server.set_model_version_tag(run.model_name, number, key, value)
+            client(uri).update_model_version(run.model_name, number, description=text)
+        tag(run.model_name, number, uri, tags)
     return f"models:/{run.model_name}/{number}"
 
 
@@ -113,26 +114,29 @@ def write_generator(run: Run, state: State, folder: Path, about: Mapping[str, st
     save(folder, {**parts, "image": list(run.image), **about}, weights)
 
 
-def _registered(name: str, uri: str, run_id: str, step: int) -> str | None:
-    """The version that is complete: its tags are set last."""
+def _registered(name: str, uri: str, run_id: str) -> str | None:
+    """The version that this run has registered, if it has: it does so once, at its end."""
     with failing_clearly():
-        for found in client(uri).search_model_versions(f"name = '{name}'"):
-            if found.run_id == run_id and found.tags.get("step") == str(step) and "git.commit" in found.tags:
-                return f"models:/{name}/{found.version}"
-    return None
+        found = [one for one in client(uri).search_model_versions(f"name = '{name}'") if one.run_id == run_id]
+    return str(found[0].version) if found else None
 
 
 def _signature(run: Run):  # type: ignore[no-untyped-def]
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, Schema, TensorSpec
-    from numpy import dtype
 
     image = run.image
-    images = Schema([TensorSpec(dtype("uint8"), (-1, image.height, image.width, image.channels))])
+    images = Schema([TensorSpec(np.dtype("uint8"), (-1, image.height, image.width, image.channels))])
     columns = [ColSpec(DataType.long, "n"), ColSpec(DataType.long, "seed")]
     if run.task.chosen:
-        columns.append(ColSpec(DataType.long, "label", required=False))
+        columns.append(ColSpec(DataType.double, "label", required=False))  # Which may be missing in a row.
     return ModelSignature(inputs=images if run.task.translates else Schema(columns), outputs=images)
+
+
+def _example(run: Run) -> Any:
+    if not run.task.translates:
+        return {"n": [4], "seed": [7]}
+    return np.zeros((1, run.image.height, run.image.width, run.image.channels), np.uint8)
 
 
 def _commit() -> str:
@@ -204,19 +208,20 @@ def pull(uri: str, tracking_uri: str, cache: Path) -> Path:
     model = ModelName.of(uri)
     # Another server's model of this name is another one.
     shelf = cache / hashlib.sha256(tracking_uri.encode()).hexdigest()[:12] / model.name
-    pointer = shelf / f"{model.alias or 'latest'}.json"
+    pointer = shelf / f"{model.version or model.alias or 'latest'}.json"
     try:
-        number = model.version if model.version and (shelf / model.version).exists() else version_of(uri, tracking_uri)
+        number = version_of(uri, tracking_uri)
+        # So is a version of that number, if the registry was lost and begun anew.
+        place = f"{number}-{run_of(model.name, number, tracking_uri)[:12]}"
     except TrackingError:
-        if model.version or not pointer.exists():
+        if not pointer.exists():
             raise
-        number = json.loads(pointer.read_text())["version"]
-        return _generator_in(shelf / number)
-    if not (shelf / number).exists():
-        _fetch(f"models:/{model.name}/{number}", tracking_uri, shelf / number)
-    if not model.version:
-        pointer.write_text(json.dumps({"version": number}))
-    return _generator_in(shelf / number)
+        place = json.loads(pointer.read_text())["place"]
+        return _generator_in(shelf / place)
+    if not (shelf / place).exists():
+        _fetch(f"models:/{model.name}/{number}", tracking_uri, shelf / place)
+    pointer.write_text(json.dumps({"place": place}))
+    return _generator_in(shelf / place)
 
 
 def _fetch(uri: str, tracking_uri: str, target: Path) -> None:

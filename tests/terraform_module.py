@@ -122,7 +122,7 @@ def _of_roles(module: Module) -> Iterator[str]:
         for statement in statements:
             yield from (f"{role}: {word}" for word in _of_statement(role, statement))
     trust = str(module.one("aws_iam_role").get("assume_role_policy"))
-    subject = '"${local.issuer}:sub" = "system:serviceaccount:${var.namespace}:${each.key}"'
+    subject = '"${local.issuer}:sub" = "system:serviceaccount:${var.namespace}:${local.accounts[each.key]}"'
     if subject not in trust or '"${local.issuer}:aud" = "sts.amazonaws.com"' not in trust or "StringLike" in trust:
         yield "a role trusts more than its service account"
     if "each.value" not in str(module.one("aws_iam_role_policy").get("policy")):
@@ -134,7 +134,9 @@ def _of_statement(role: str, statement: dict[str, Any]) -> Iterator[str]:
     yield from (f"{action} is a wildcard" for action in actions if "*" in action)
     for resource in statement["Resource"]:
         if resource == _BUCKET:
-            if actions != ["s3:ListBucket"] or "s3:prefix" not in statement.get("Condition", {}).get("StringLike", {}):
+            condition = statement.get("Condition", {})
+            bounded = "s3:prefix" in condition.get("StringLike", {}) or "s3:prefix" in condition.get("Null", {})
+            if actions != ["s3:ListBucket"] or not bounded:
                 yield f"{actions} on the whole bucket"
         elif resource == _KEY:
             if "kms:ViaService" not in statement.get("Condition", {}).get("StringEquals", {}):

@@ -15,7 +15,7 @@ from pipelines.features.classifier import Classifier
 from pipelines.features.inception import Inception
 from pipelines.images import Transform
 from pipelines.ingest import ingest
-from pipelines.ray_tasks import as_tasks
+from pipelines.ray_tasks import on_devices
 from pipelines.sources.folder import Folder
 from pipelines.storage import Location
 from service.components import ConfigError
@@ -56,7 +56,7 @@ def test_tasks_on_ray_give_the_figures_of_this_process(
     (judged.reference.kept / kept.name).delete()  # So that the tasks look at real images too.
     ray.init(address=ray_cluster[0], runtime_env={"working_dir": None, "env_vars": {}}, log_to_driver=False)
     try:
-        there = evaluate(judged, generator, as_tasks)
+        there = evaluate(judged, generator, on_devices)
     finally:
         ray.shutdown()
     assert here.figures == pytest.approx(there.figures, rel=1e-4)

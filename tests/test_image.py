@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -172,7 +173,9 @@ def _lock_problems(target: str, text: str) -> Iterator[str]:
             yield f"{entry.split()[0]} has no hash"
     pins, tested = _pins(text), _pins((ROOT / "requirements.lock").read_text())
     own = {"cpu": {"torch": f"{tested['torch']}+cpu"}, "gpu": {}, "tpu": {"torch": "2.9"}}[target]
-    for name in {"torch", "ray", "mlflow", "pyarrow", "boto3", "psycopg2-binary", "flask-wtf"} - set(pins):
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    asked = {re.split(r"[^\w.-]", word)[0].lower() for word in project["dependencies"]}
+    for name in {*asked, "psycopg2-binary", "flask-wtf"} - set(pins):
         yield f"{name} is missing"
     for name, version in pins.items():
         wanted = own.get(name, tested.get(name, version))

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import copy
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pipelines.launches import QUEUE_LABEL
+from service.components import ConfigError
+from service.recipe import load
 from tests import kubernetes_rules, kubernetes_schemas
 from tests.conftest import ROOT
 from tests.kubectl import NoKubectlError, build, kubectl
@@ -251,6 +254,28 @@ def test_the_configuration_reaches_the_launchers_words(
     ((_, found),) = launchers(overlays[overlay])
     assert found[-3:] == words.split()
     assert "tracking.uri=http://mlflow:5000" in found
+
+
+@pytest.mark.parametrize("overlay", ["gpu", "tpu", "local"])
+def test_the_launchers_words_are_a_run(overlays: dict[str, list[Manifest]], overlay: str) -> None:
+    ((_, found),) = launchers(overlays[overlay])
+    mark = "pipelines.retrain" if "pipelines.retrain" in found else "--"
+    recipe, *words = found[found.index(mark) + 1 :]
+    if overlay == "tpu":  # To come; see README.md.
+        with pytest.raises(ConfigError, match="'xla' is not valid"):
+            load(recipe, words)
+        words = [word for word in words if "accelerator" not in word]
+    run = load(recipe, words)
+    assert run.evaluation.cache and run.evaluation.features  # Training may not write where the data lie.
+    assert run.tracking_uri == "http://mlflow:5000"
+
+
+def test_the_clouds_roles_are_for_accounts_that_there_are(overlays: dict[str, list[Manifest]]) -> None:
+    accounts = {one["metadata"]["name"] for one in of_kind(overlays["gpu"], "ServiceAccount")}
+    (line,) = re.findall(r"accounts = \{(.*)\}", (ROOT / "infra" / "terraform" / "roles.tf").read_text())
+    named = set(re.findall(r'"([\w-]+)"', line))
+    assert named == {"selfgan-ingest", "selfgan-ray", "selfgan-mlflow"}
+    assert named <= accounts
 
 
 @pytest.mark.parametrize("overlay", ["gpu", "local"])

@@ -145,20 +145,41 @@ def test_what_a_killed_promoter_has_begun_is_finished(models: Registry) -> None:
     assert reign and reign.version == "2" and models.champion == "2"
 
 
-def test_a_person_may_set_the_alias_in_mlflow(models: Registry) -> None:
+def test_a_request_that_arrives_late_does_not_bring_an_older_champion_back(models: Registry) -> None:
+    champions = models.succession()
+    for version in ("1", "2"):
+        assert champions.follow(champions.current(), version, "figures", "better")
+    models.set("1")
+    reign = models.succession().current()
+    assert reign and (reign.number, reign.version) == (2, "2")
+    assert models.champion == "2"
+
+
+def test_a_person_may_set_the_alias_to_a_new_version_in_mlflow(models: Registry) -> None:
     models.set("5")  # Before there was any promoter.
     first = models.succession().current()
     assert first and (first.version, first.how) == ("5", "person")
-    assert models.succession().follow(first, "6", "figures", "better")
-    models.set("5")
+    models.set("6")
     again = models.succession().current()
-    assert again and (again.number, again.version, again.how) == (3, "5", "person")
+    assert again and (again.number, again.version, again.how) == (2, "6", "person")
 
 
-def test_the_former_champion_is_the_last_of_another_version(models: Registry) -> None:
+def test_rollbacks_go_back_and_back(models: Registry) -> None:
     champions = models.succession()
     assert champions.former() is None
-    for version in ("1", "2", "2"):
+    for version in ("1", "2", "2", "3"):
         assert champions.follow(champions.current(), version, "figures", "better")
+    for expected in ("2", "1"):
+        former = champions.former()
+        assert former and former.version == expected
+        assert champions.follow(champions.current(), former.version, "rollback", "asked for")
+    assert champions.former() is None
+    assert champions.follow(champions.current(), "4", "figures", "better")
     former = champions.former()
     assert former and former.version == "1"
+
+
+def test_figures_that_are_not_finite_can_be_noted_and_read() -> None:
+    noted = but(fid=math.nan, kid=math.inf).model_dump_json()
+    found = Measured.model_validate_json(noted)
+    assert math.isnan(found.fid) and found.kid == math.inf

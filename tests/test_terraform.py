@@ -42,7 +42,7 @@ WEAKENED = [
     ("roles.tf", '{ StringLike = { "s3:prefix" = ["shards", "shards/*"] } }', "{}"),
     ("roles.tf", 'Condition = { StringEquals = { "kms:ViaService"', 'Condition = { StringLike = { "kms:ViaService"'),
     ("roles.tf", 'StringEquals = {\n          "${local', 'StringLike = {\n          "${local'),
-    ("roles.tf", ":${var.namespace}:${each.key}", ":${var.namespace}:*"),
+    ("roles.tf", ":${var.namespace}:${local.accounts[each.key]}", ":${var.namespace}:*"),
     ("images.tf", '"IMMUTABLE"', '"MUTABLE"'),
     ("images.tf", "scan_on_push = true", "scan_on_push = false"),
     ("versions.tf", '"5.100.0"', '"~> 5.100"'),
@@ -138,10 +138,10 @@ def _check_what_was_made(endpoint: str) -> None:
     assert all(s3.get_public_access_block(Bucket="the-bucket")["PublicAccessBlockConfiguration"].values())
     policy = json.loads(s3.get_bucket_policy(Bucket="the-bucket")["Policy"])
     assert {statement["Sid"] for statement in policy["Statement"]} == {"DenyPlainHttp", "DenyOldTls"}
-    for name in ("ingest", "training", "mlflow"):
+    for name, account in {"ingest": "selfgan-ingest", "training": "selfgan-ray", "mlflow": "selfgan-mlflow"}.items():
         trust = iam.get_role(RoleName=f"selfgan-{name}")["Role"]["AssumeRolePolicyDocument"]["Statement"]
         equal = trust[0]["Condition"]["StringEquals"]
-        assert equal[f"{ISSUER}:sub"] == f"system:serviceaccount:selfgan:{name}"
+        assert equal[f"{ISSUER}:sub"] == f"system:serviceaccount:selfgan:{account}"
         document = iam.get_role_policy(RoleName=f"selfgan-{name}", PolicyName="bucket")["PolicyDocument"]
         assert all("arn:aws:" in resource for part in document["Statement"] for resource in part["Resource"])
     repository = _client("ecr", endpoint).describe_repositories()["repositories"][0]

@@ -3,6 +3,9 @@
 locals {
   issuer = split("oidc-provider/", var.oidc_provider_arn)[1]
 
+  # Kubernetes' service accounts, as k8s/base/accounts.yaml names them.
+  accounts = { ingest = "selfgan-ingest", training = "selfgan-ray", mlflow = "selfgan-mlflow" }
+
   # What each service account may do. A folder of the bucket has one writer.
   statements = {
     ingest = [
@@ -44,6 +47,14 @@ locals {
             "s3:prefix" = ["shards", "shards/*", "runs", "runs/*", "evaluations", "evaluations/*"]
           }
         }
+      },
+      {
+        # Ray asks first whether the bucket is there, which has no prefix.
+        Sid       = "FindBucket"
+        Effect    = "Allow"
+        Action    = ["s3:ListBucket"]
+        Resource  = [aws_s3_bucket.data.arn]
+        Condition = { Null = { "s3:prefix" = "true" } }
       },
       {
         Sid      = "ReadShards"
@@ -98,7 +109,7 @@ locals {
 resource "aws_iam_role" "service" {
   for_each             = local.statements
   name                 = "${var.name}-${each.key}"
-  description          = "Service account ${var.namespace}/${each.key}"
+  description          = "Service account ${var.namespace}/${local.accounts[each.key]}"
   max_session_duration = 3600
   tags                 = var.tags
 
@@ -111,7 +122,7 @@ resource "aws_iam_role" "service" {
       Condition = {
         StringEquals = {
           "${local.issuer}:aud" = "sts.amazonaws.com"
-          "${local.issuer}:sub" = "system:serviceaccount:${var.namespace}:${each.key}"
+          "${local.issuer}:sub" = "system:serviceaccount:${var.namespace}:${local.accounts[each.key]}"
         }
       }
     }]

@@ -25,7 +25,7 @@ variable "name" {
 }
 
 variable "namespace" {
-  description = "Kubernetes namespace of the service accounts ingest, training and mlflow."
+  description = "Kubernetes namespace of the service accounts selfgan-ingest, selfgan-ray and selfgan-mlflow."
   type        = string
   default     = "selfgan"
 }

@@ -110,7 +110,7 @@ run "each_role_is_for_one_service_account" {
         Condition = {
           StringEquals = {
             "oidc.eks.eu-central-1.amazonaws.com/id/CLUSTER:aud" = "sts.amazonaws.com"
-            "oidc.eks.eu-central-1.amazonaws.com/id/CLUSTER:sub" = "system:serviceaccount:selfgan:${name}"
+            "oidc.eks.eu-central-1.amazonaws.com/id/CLUSTER:sub" = "system:serviceaccount:selfgan:${ { ingest = "selfgan-ingest", training = "selfgan-ray", mlflow = "selfgan-mlflow" }[name]}"
           }
         }
       }]
