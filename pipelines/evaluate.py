@@ -16,7 +16,7 @@ from rich.console import Console
 from pipelines.evaluation import Features, Protocol, Tasks, Work, evaluate, in_turn, protocol
 from pipelines.measured import Measured
 from pipelines.ray_tasks import on_devices
-from service import cluster, registry
+from service import cluster, model_cache, registry
 from service.components import ConfigError
 from service.generator import Generator
 from service.recipe import load
@@ -38,7 +38,7 @@ def judge(judged: Protocol, model: str, tasks: Tasks[Work, Features] = in_turn) 
     tag = f"evaluation.{judged.fingerprint}"
     if noted := registry.tags_of(name, number, uri).get(tag):
         return Measured.model_validate_json(noted)
-    generator = Generator.read(registry.pull(f"models:/{name}/{number}", uri, registry.CACHE.expanduser()))
+    generator = Generator.read(model_cache.pull(f"models:/{name}/{number}", uri, model_cache.CACHE.expanduser()))
     measured = evaluate(judged, generator, tasks)
     registry.log_figures(name, number, uri, {f"evaluation/{key}": value for key, value in measured.figures.items()})
     tags = {tag: measured.model_dump_json(), "evaluation.fingerprint": measured.fingerprint}

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import ray
 from rich.console import Console
@@ -83,7 +84,7 @@ def _judged_champion(judged: Protocol, reign: Reign | None, tasks: Tasks[Work, F
 
 def by_hand(run: Run, version: str) -> Reign:
     """Make a version the champion because a person says so."""
-    return _set(run, lambda _: version, "a person has asked for it")
+    return _set(run, lambda: version, "person", "a person has asked for it")
 
 
 def rollback(run: Run) -> Reign:
@@ -94,21 +95,20 @@ def rollback(run: Run) -> Reign:
     """
     champions = succession_of(run)
 
-    def former(_: Reign | None) -> str:
+    def former() -> str:
         found = champions.former()
         if found is None:
             raise ConfigError(f"{run.model_name}: there is no former champion to go back to")
         return registry.version_of(f"models:/{run.model_name}/{found.version}", run.tracking_uri)
 
-    return _set(run, former, "the former champion was asked for again")
+    return _set(run, former, "rollback", "the former champion was asked for again")
 
 
-def _set(run: Run, version: Callable[[Reign | None], str], reason: str) -> Reign:
+def _set(run: Run, version: Callable[[], str], how: Literal["person", "rollback"], reason: str) -> Reign:
     champions = succession_of(run)
-    how = "rollback" if "former" in reason else "person"
     while True:
         before = champions.current()
-        if champions.follow(before, version(before), how, reason):  # type: ignore[arg-type]
+        if champions.follow(before, version(), how, reason):
             return champions.reigns()[-1]
 
 

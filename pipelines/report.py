@@ -11,7 +11,7 @@ from pipelines.measured import Measured
 from pipelines.policy import Decision
 from pipelines.shards import Manifest
 from pipelines.storage import Location
-from service import registry, tracking
+from service import model_cache, registry, tracking
 from service.config import Run
 from service.pictures import curves
 
@@ -52,7 +52,7 @@ def write_report(outcome: Outcome, notes: Location) -> None:
         champion = registry.tags_of(name, version, uri).get("promotion.against")
         for title, number in (("candidate", version), ("champion", champion)):
             if number:
-                card = registry.pull(f"models:/{name}/{number}", uri, registry.CACHE.expanduser()) / "samples.png"
+                card = model_cache.pull(f"models:/{name}/{number}", uri, model_cache.CACHE.expanduser()) / "samples.png"
                 if card.exists():
                     (folder / f"{title}.png").write_bytes(card.read_bytes())
         (folder / "report.md").write_text(text(outcome, {file.stem for file in folder.glob("*.png")}))

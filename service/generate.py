@@ -123,7 +123,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = _parser().parse_args(arguments)
     from service.components import ConfigError
     from service.generator import Generator, GeneratorError
-    from service.registry import NoModelError, pull
+    from service.model_cache import pull
+    from service.registry import NoModelError
     from service.tracking import TrackingError
 
     try:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import subprocess
 import warnings
 from collections.abc import Iterator, Mapping
@@ -28,8 +26,6 @@ from service.model_card import card
 from service.tracking import TrackingError, check_reachable, client, failing_clearly, log_metrics
 
 _REQUIREMENTS = ("torch", "numpy", "pydantic", "safetensors", "mlflow")
-#: Where fetched models are kept.
-CACHE = Path("~/.cache/selfgan/models")
 
 
 class NoModelError(LookupError):
@@ -80,8 +76,8 @@ def register(run: Run, state: State, uri: str, run_id: str, picture: Path | None
         "git.commit": _commit(),
         **({"start_from": run.start_from} if run.start_from else {}),
     }
-    if number := _registered(run.model_name, uri, run_id):
-        tag(run.model_name, number, uri, tags)  # Which whoever was killed may not have got to.
+    if number := _registered(run.model_name, uri, run_id, state.step):
+        tag(run.model_name, number, uri, tags)
         return f"models:/{run.model_name}/{number}"
     with TemporaryDirectory() as folder:
         model = Path(folder, "generator")
@@ -114,11 +110,18 @@ def write_generator(run: Run, state: State, folder: Path, about: Mapping[str, st
     save(folder, {**parts, "image": list(run.image), **about}, weights)
 
 
-def _registered(name: str, uri: str, run_id: str) -> str | None:
-    """The version that this run has registered, if it has: it does so once, at its end."""
+def _registered(name: str, uri: str, run_id: str, step: int) -> str | None:
+    """The version of this run and step, if there is one; whoever was killed may not have got to its tags."""
+    import mlflow
+
     with failing_clearly():
-        found = [one for one in client(uri).search_model_versions(f"name = '{name}'") if one.run_id == run_id]
-    return str(found[0].version) if found else None
+        for found in client(uri).search_model_versions(f"name = '{name}'"):
+            if found.run_id != run_id:
+                continue
+            metadata = mlflow.models.get_model_info(f"models:/{name}/{found.version}").metadata
+            if metadata["step"] == step:
+                return str(found.version)
+    return None
 
 
 def _signature(run: Run):  # type: ignore[no-untyped-def]
@@ -198,33 +201,12 @@ def version_of(uri: str, tracking_uri: str) -> str:
     return str(max(numbers))
 
 
-def pull(uri: str, tracking_uri: str, cache: Path) -> Path:
-    """A folder with a model's generator, fetched once; with the server away, what was fetched last is taken.
+def fetch(uri: str, tracking_uri: str, target: Path) -> None:
+    """Fetch the generator of a ``models:/NAME/VERSION`` into a folder that is there only when it is complete.
 
     Raises:
-        NoModelError: there is no such model.
-        TrackingError: the server fails, and the model was never fetched.
+        TrackingError: MLflow fails.
     """
-    model = ModelName.of(uri)
-    # Another server's model of this name is another one.
-    shelf = cache / hashlib.sha256(tracking_uri.encode()).hexdigest()[:12] / model.name
-    pointer = shelf / f"{model.version or model.alias or 'latest'}.json"
-    try:
-        number = version_of(uri, tracking_uri)
-        # So is a version of that number, if the registry was lost and begun anew.
-        place = f"{number}-{run_of(model.name, number, tracking_uri)[:12]}"
-    except TrackingError:
-        if not pointer.exists():
-            raise
-        place = json.loads(pointer.read_text())["place"]
-        return _generator_in(shelf / place)
-    if not (shelf / place).exists():
-        _fetch(f"models:/{model.name}/{number}", tracking_uri, shelf / place)
-    pointer.write_text(json.dumps({"place": place}))
-    return _generator_in(shelf / place)
-
-
-def _fetch(uri: str, tracking_uri: str, target: Path) -> None:
     import mlflow
 
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -238,10 +220,6 @@ def _fetch(uri: str, tracking_uri: str, target: Path) -> None:
                 raise
         else:
             Path(folder).mkdir()  # For the temporary folder's own clean-up.
-
-
-def _generator_in(folder: Path) -> Path:
-    return folder / "artifacts" / "generator"
 
 
 def tags_of(name: str, number: str, uri: str) -> dict[str, str]:

@@ -87,7 +87,7 @@ def test_images_are_translated_and_others_refused(tmp_path: Path) -> None:
 
 
 def command(monkeypatch: pytest.MonkeyPatch, folder: Path, *words: str) -> int:
-    monkeypatch.setattr("service.registry.pull", lambda *_: folder)
+    monkeypatch.setattr("service.model_cache.pull", lambda *_: folder)
     return generate.main(["--model", "models:/any", "--tracking", "unused", *words])
 
 

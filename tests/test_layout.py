@@ -22,7 +22,7 @@ LAYERS = [
     {"service.config", "service.recipe", "service.checkpoints", "service.monitors", "service.quality",
      "service.pictures"},
     {"service.replica", "service.loop", "service.journal", "service.tracking", "service.gauges", "service.best",
-     "service.registry", "service.model_card", "service.packaged_model"},
+     "service.registry", "service.model_card", "service.model_cache", "service.packaged_model"},
     {"service.worker", "service.cluster", "service.progress", "service.usage"},
     {"service.datasets"},
     {"service.launch", "service.validation", "pipelines.evaluation"},
