@@ -125,8 +125,15 @@ class Run(Options):
 
     @property
     def tracking_uri(self) -> str:
-        """Of MLflow: the server that was named, else a database beside everything else that runs write."""
-        return self.tracking.uri or f"sqlite:///{storage_root(self.storage)}/mlflow.db"
+        """Of MLflow: the server that was named, else a database beside everything else that runs write.
+
+        Raises:
+            ConfigError: nothing is named, and a database cannot lie where runs write.
+        """
+        root = storage_root(self.storage)
+        if self.tracking.uri is None and "://" in root:
+            raise ConfigError(f"tracking.uri: is needed when storage is remote ({self.storage})")
+        return self.tracking.uri or f"sqlite:///{root}/mlflow.db"
 
     @property
     def model_name(self) -> str:

@@ -114,8 +114,6 @@ def check(run: Run) -> None:
         raise ConfigError(f"task {name_of(run.task)}: data.source {name_of(run.data.source)} has no pairs; take pairs")
     if not run.task.needs_pairs and any(term.needs_pairs for term in run.terms):
         raise ConfigError(f"terms: task {name_of(run.task)} has no true images to compare with; take task=paired")
-    if run.tracking.uri is None and "://" in storage_root(run.storage):
-        raise ConfigError(f"tracking.uri: is needed when storage is remote ({run.storage})")
     if run.network.last_stage(run.image) and (run.start_from or run.retraining.start == "champion"):
         raise ConfigError("start_from: networks that grow begin at their first stage; start from scratch")
     places = run.storage, run.loader.cache, run.evaluation.cache
