@@ -32,6 +32,9 @@ RUN pip install --no-cache-dir --require-hashes --requirement /tmp/requirements.
 COPY pyproject.toml README.md LICENSE ./
 COPY service ./service
 COPY pipelines ./pipelines
+# What models are tagged with: docker build --build-arg GIT_COMMIT="$(git rev-parse HEAD)"
+ARG GIT_COMMIT=""
+RUN printf '%s' "$GIT_COMMIT" > service/commit.txt
 RUN pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir /tmp/wheels . \
     && pip install --no-cache-dir --no-deps --prefix=/install /tmp/wheels/selfgan-*.whl \
     && rm -rf build ./*.egg-info

@@ -81,7 +81,7 @@ def _pictures(generator: Generator, path: Path) -> Tensor:
     from pipelines.images import BadPictureError, Transform
     from service.components import ConfigError
 
-    transform = Transform(size=generator.image.height, channels=generator.image.channels)
+    transform = Transform.model_validate(generator.described["transform"])  # As the training images were prepared.
     files = sorted(file for file in path.iterdir() if file.is_file()) if path.is_dir() else [path]
     try:
         pictures = [transform(file.read_bytes()) for file in files]

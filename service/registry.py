@@ -106,7 +106,8 @@ def register(run: Run, state: State, uri: str, run_id: str, picture: Path | None
 def write_generator(run: Run, state: State, folder: Path, about: Mapping[str, str]) -> None:
     """Write the generator of a run's state as `Generator.read` reads it, with whatever else there is to say of it."""
     weights = {name: tensors for name in (GENERATOR, AVERAGE) if (tensors := network_weights(state, name))}
-    parts = {name: dump(run)[name] for name in ("network", "task")}
+    described = dump(run)
+    parts = {"network": described["network"], "task": described["task"], "transform": described["data"]["transform"]}
     save(folder, {**parts, "image": list(run.image), **about}, weights)
 
 
@@ -143,7 +144,10 @@ def _example(run: Run) -> Any:
 
 
 def _commit() -> str:
-    """Of this code, if it is in a repository."""
+    """Of this code: what the image was built from, else the repository that it is in."""
+    built = Path(__file__).with_name("commit.txt")
+    if built.exists() and (text := built.read_text().strip()):
+        return text
     asked = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
     try:
         return subprocess.run(asked, capture_output=True, text=True, check=True, timeout=10).stdout.strip()

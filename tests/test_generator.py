@@ -35,6 +35,7 @@ def generator_of(folder: Path, words: list[str], average: bool = False) -> Gener
             torch.nn.init.normal_(parameter, std=0.4)
         weights[name] = module.state_dict()
     described = {name: dump(run)[name] for name in ("network", "task")}
+    described["transform"] = dump(run)["data"]["transform"]
     save(folder, {**described, "image": list(run.image)}, weights)
     return Generator.read(folder)
 
