@@ -35,9 +35,6 @@ class Reference(NamedTuple):
 class Extractor(Protocol):
     """A network that is ready: on the CPU, in evaluation mode."""
 
-    #: Whether it tells classes too.
-    classifies: bool
-
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """(N, C, H, W) uint8 -> features (N, D), float32, and classes (N,), which are -1 if it tells none."""
 

@@ -98,8 +98,6 @@ def _network_of(content: bytes, file: Location) -> _Network:
 
 
 class _Network(nn.Module):
-    classifies = True
-
     def __init__(self, channels: int, classes: int) -> None:
         super().__init__()
         self.body = nn.Sequential(

@@ -59,8 +59,6 @@ class Inception(FeatureNetwork):
 
 
 class _Inception(nn.Module):
-    classifies = False
-
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
