@@ -13,7 +13,8 @@ import torch
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
 _SOURCES = Path(__file__).parent / "code" / "sources.zip"
-if _SOURCES.exists():  # In a model; in this repository the packages are at hand.
+# A process that already runs the service, or another model of it, keeps its own: never half of one and half of another.
+if _SOURCES.exists() and "service" not in sys.modules:
     sys.path.insert(0, str(_SOURCES))
 
 from service.generator import Generator  # noqa: E402

@@ -1,5 +1,6 @@
 """What is registered, on MLflow with SQLite: once for a run and step, and usable as its signature says."""
 
+import sys
 from pathlib import Path
 
 import mlflow
@@ -65,6 +66,13 @@ def test_a_class_may_be_chosen_for_some_rows_and_for_none(tmp_path: Path) -> Non
         assert model.predict(pd.DataFrame({**rows, "label": labels})).shape == (5, 16, 16, 1)
     with pytest.raises(Exception, match="ask for one or more"):
         model.predict(pd.DataFrame({"n": [0], "seed": [7]}))
+
+
+def test_loading_a_model_leaves_the_service_that_runs_in_its_place(tmp_path: Path) -> None:
+    trained = Trained(tmp_path, "network.generator_channels=4")
+    mlflow.set_tracking_uri(trained.uri)
+    mlflow.pyfunc.load_model(trained.register())
+    assert not [entry for entry in sys.path if entry.endswith("sources.zip")]
 
 
 def test_a_translating_model_has_images_for_an_example(tmp_path: Path) -> None:
