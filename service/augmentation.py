@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
@@ -45,7 +47,10 @@ class Augmentation(BaseModel):
 def _cut(images: Tensor, jitter: float, drawn: Tensor) -> Tensor:
     """Of images enlarged so much, for each a part as large as before, whose place (N, 2) in [0, 1) says."""
     height, width = images.shape[2:]
-    enlarged = F.interpolate(images, (round(height * jitter), round(width * jitter)), mode="bicubic").clamp(-1, 1)
+    along_rows, along_columns = (
+        _enlarging(size, round(size * jitter)).to(images, non_blocking=True) for size in (height, width)
+    )
+    enlarged = (along_rows @ images @ along_columns.T).clamp(-1, 1)
     rows, columns = (
         (place * (large - small + 1)).long()[:, None] + torch.arange(small, device=images.device)
         for place, large, small in zip(drawn.T, enlarged.shape[2:], (height, width), strict=True)
@@ -53,3 +58,12 @@ def _cut(images: Tensor, jitter: float, drawn: Tensor) -> Tensor:
     samples = torch.arange(len(images), device=images.device)
     cut: Tensor = enlarged[samples[:, None, None], :, rows[:, :, None], columns[:, None, :]]
     return cut.permute(0, 3, 1, 2)
+
+
+@functools.cache
+def _enlarging(size: int, larger: int) -> Tensor:
+    """(larger, size), what a column of pixels is multiplied with: bicubic interpolation is linear in them.
+
+    XLA has products, and no resize operation.
+    """
+    return F.interpolate(torch.eye(size, dtype=torch.float64)[None, None], (larger, size), mode="bicubic")[0, 0]

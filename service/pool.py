@@ -34,29 +34,33 @@ class Pools:
         detached = {game: view.detached() for game, view in views.items()}
         if not self._size:
             return detached
-        filled, batch = self._filled, self._batch
-        shown = {}
+        batch, shown = self._batch, {}
+        places = batch.scalar(self._filled) + batch.all_rows()
         for game, view in detached.items():
             assert view.given is None, "a pool keeps images, and not what they are given with"
             images = batch.gather(view.images, batch.own_rows)
             if game not in self._images:
                 self._images[game] = images.new_zeros((self._size, *images.shape[1:]))
             drawn = batch.uniform(f"pool {game}", 2, batch.all_rows())
-            self._filled = filled  # All pools fill up alike.
-            out = [self._pass(self._images[game], image, draw) for image, draw in zip(images, drawn, strict=True)]
+            out = [self._pass(self._images[game], *one) for one in zip(images, drawn, places, strict=True)]
             shown[game] = View(torch.stack(out)[batch.own_rows])
+        self._filled = min(self._filled + batch.size, self._size)
         return shown
 
-    def _pass(self, pool: Tensor, image: Tensor, drawn: Tensor) -> Tensor:
-        """What to show for one image, of which `drawn` are two values uniform on [0, 1)."""
-        if self._filled < self._size:
-            pool[self._filled] = image
-            self._filled += 1
-            return image
-        slot = (drawn[1:] * self._size).long()
+    def _pass(self, pool: Tensor, image: Tensor, drawn: Tensor, place: Tensor) -> Tensor:
+        """What to show for one image.
+
+        Which it is, the device finds: a step is the same work while the pool fills up, and later.
+
+        Args:
+            drawn: two values uniform on [0, 1).
+            place: its own in the pool, if there is room.
+        """
+        room = place < self._size
+        slot = torch.where(room, place, (drawn[1] * self._size).long())[None]
         old, swap = pool.index_select(0, slot)[0], drawn[0] >= 0.5
-        pool.index_copy_(0, slot, torch.where(swap, image, old)[None])
-        return torch.where(swap, old, image)
+        pool.index_copy_(0, slot, torch.where(room | swap, image, old)[None])
+        return torch.where(~room & swap, old, image)
 
     def state(self) -> dict[str, Tensor]:
         """What continues, the same on every replica."""

@@ -47,12 +47,12 @@ def bits(key: int, step: Tensor | int, rows: Tensor, per_row: int) -> Tensor:
     x = _rotate(y * y + y)
     x = _rotate(x * x + z)
     x = _rotate(x * x + y)
-    return ((x * x + z) >> 32) & _LOW
+    return _high(x * x + z)
 
 
 def uniform(key: int, step: Tensor | int, rows: Tensor, per_row: int) -> Tensor:
     """(N, per_row) float32, uniform on [0, 1), from `bits`; every value is a multiple of 2**-24."""
-    return (bits(key, step, rows, per_row) >> 8).to(torch.float32) * 2.0**-24
+    return torch.bitwise_right_shift(bits(key, step, rows, per_row), 8).to(torch.float32) * 2.0**-24
 
 
 def normal(key: int, step: Tensor | int, rows: Tensor, per_row: int) -> Tensor:
@@ -69,4 +69,9 @@ def normal(key: int, step: Tensor | int, rows: Tensor, per_row: int) -> Tensor:
 
 
 def _rotate(x: Tensor) -> Tensor:
-    return ((x >> 32) & _LOW) | (x << 32)
+    return _high(x) | (x << 32)
+
+
+def _high(x: Tensor) -> Tensor:
+    """The upper half of 64 bits. The operator ``>>`` will not do: torch_xla makes it a division, towards zero."""
+    return torch.bitwise_right_shift(x, 32) & _LOW

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import torch
 from pydantic import Field
-from torch import nn
-from torch.nn.utils.parametrizations import spectral_norm
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations
+from torch.nn.utils.parametrize import register_parametrization
 
 from service.blocks import EqualisedConv, EqualisedLinear
 from service.regularizers import Regularizer
@@ -23,4 +25,16 @@ class SpectralNorm(Regularizer):
             if isinstance(module, EqualisedConv | EqualisedLinear):
                 module.scale = 1.0  # Two norms of one weight would leave next to nothing of it.
             if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
-                spectral_norm(module, n_power_iterations=self.iterations, eps=1e-12)
+                outputs = 1 if isinstance(module, nn.ConvTranspose2d) else 0
+                register_parametrization(module, "weight", _Normed(module.weight, self.iterations, outputs, eps=1e-12))
+
+
+class _Normed(parametrizations._SpectralNorm):
+    """torch's, but for its ``vdot``, for which XLA would go back to the host in the middle of a step."""
+
+    def forward(self, weight: Tensor) -> Tensor:
+        matrix = self._reshape_weight_to_matrix(weight)
+        if self.training:
+            self._power_method(matrix, self.n_power_iterations)
+        left, right = self._u.clone(), self._v.clone()  # Which the next pass changes before this one's gradient.
+        return weight / torch.dot(left, torch.mv(matrix, right))
