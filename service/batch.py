@@ -32,6 +32,8 @@ class GlobalBatch:
         collective: reduces over the replicas.
         device: where rows and draws live.
         dtype: of the draws.
+        place: puts what is known of each row that this host has read where the rows' images are [default: on the
+            device]. Where one tensor spans several hosts, all of the batch's rows come of it.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class GlobalBatch:
         collective: Collective,
         device: torch.device,
         dtype: torch.dtype = torch.float32,
+        place: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         self.size = size
         self.shards = shards
@@ -50,8 +53,10 @@ class GlobalBatch:
         self.collective = collective
         self.device = device
         self.dtype = dtype
-        self.step = torch.zeros((), dtype=torch.int64, device=device)
-        self.own_rows = torch.arange(size, device=device)
+        self._place = place or (lambda rows: rows.to(device))
+        self._read = range(0)
+        self.step = self.scalar(0)
+        self.own_rows = torch.arange(0, device=device)
         self.rows = self.own_rows
         self.groups = shards
         self._first_row = 0
@@ -60,11 +65,13 @@ class GlobalBatch:
         self._visits: Counter[tuple[str, int]] = Counter()
 
     def start(self, step: int, first_row: int, count: int, part: int = 0) -> None:
-        """Open a part of `step`; this replica holds `count` rows of its batch from `first_row` on."""
-        self.step.fill_(step)
-        if count != len(self.own_rows) or first_row != self._first_row:
-            self.own_rows = torch.arange(first_row, first_row + count, device=self.device)
-        self._first_row, self._part = first_row, f"part {part}" if part else ""
+        """Open a part of `step`; this host has read `count` rows of its batch from `first_row` on."""
+        self.step = self.scalar(step)
+        if self._read != (read := range(first_row, first_row + count)):
+            self._read = read
+            self.own_rows = self._place(torch.arange(first_row, first_row + count))
+            self._first_row = 0 if len(self.own_rows) == self.size else first_row
+        self._part = f"part {part}" if part else ""
         self._visits.clear()
         self._show((self.own_rows,), 0)
 
@@ -105,11 +112,18 @@ class GlobalBatch:
     def drawing_at(self, step: int) -> Iterator[None]:
         """Within, noise is that of another step."""
         before = self.step
-        self.step = torch.full_like(before, step)
+        self.step = self.scalar(step)
         try:
             yield
         finally:
             self.step = before
+
+    def scalar(self, value: int) -> Tensor:
+        """A 0-dimensional int64 on the device.
+
+        It is copied there: written by a kernel, some values would be part of a compiled step, and others not.
+        """
+        return torch.tensor([value]).to(self.device, non_blocking=True)[0]
 
     def all_rows(self, number: int = 0) -> Tensor:
         """(size,) the rows of the whole batch in pass `number`, wherever they are."""

@@ -19,6 +19,8 @@ class Collective(Protocol):
     """What a batch statistic needs of the replicas."""
 
     world_size: int
+    #: Whether all rows lie in the memory of one device, where torch's own kernels see every one of them.
+    in_one_place: bool
 
     def sum_over_replicas(self, value: Tensor) -> Tensor:
         """The sum of every replica's `value`, on every replica; differentiable, any number of times."""
@@ -26,22 +28,37 @@ class Collective(Protocol):
 
 
 class OneReplica:
-    """The whole batch is here (or the compiler shards it, as XLA's SPMD does)."""
+    """The whole batch is here.
+
+    Args:
+        in_one_place: no, if a compiler lays what looks like one tensor out over many devices, as XLA's SPMD does:
+            sums are then the compiler's to reduce.
+    """
 
     world_size = 1
+
+    def __init__(self, in_one_place: bool = True) -> None:
+        self.in_one_place = in_one_place
 
     def sum_over_replicas(self, value: Tensor) -> Tensor:
         return value
 
 
 class ProcessGroup:
-    """The replicas of torch.distributed's default group, one process each."""
+    """The replicas of torch.distributed's default group, one process each.
 
-    def __init__(self) -> None:
+    Args:
+        through_host: whether the group knows no tensors of the device, and is given copies on the host.
+    """
+
+    in_one_place = False
+
+    def __init__(self, through_host: bool = False) -> None:
         self.world_size = dist.get_world_size()
+        self._through_host = through_host
 
     def sum_over_replicas(self, value: Tensor) -> Tensor:
-        summed: Tensor = _AllReduceSum.apply(value)  # type: ignore[no-untyped-call]
+        summed: Tensor = _AllReduceSum.apply(value, self._through_host)  # type: ignore[no-untyped-call]
         return summed
 
 
@@ -49,12 +66,13 @@ class _AllReduceSum(torch.autograd.Function):
     """All-reduce as a linear map: symmetric, so its backward is itself, to any order."""
 
     @staticmethod
-    def forward(ctx: Any, value: Tensor) -> Tensor:
-        value = value.clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(value)
-        return value
+    def forward(ctx: Any, value: Tensor, through_host: bool) -> Tensor:
+        ctx.through_host = through_host
+        summed = value.detach().cpu() if through_host else value.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(summed)
+        return summed.to(value.device)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        back: Tensor = _AllReduceSum.apply(gradient)  # type: ignore[no-untyped-call]
-        return back
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        back: Tensor = _AllReduceSum.apply(gradient, ctx.through_host)  # type: ignore[no-untyped-call]
+        return back, None

@@ -81,7 +81,9 @@ class Run(Options):
     recipe: str = Field(description="the recipe's name")
     seed: int = Field(0, description="of initial weights, order and noise")
     steps: int = Field(6000, ge=1, le=MAX_STEPS, description="how many global batches to train on")
-    dtype: Literal["float32", "float64"] = Field("float32", description="of weights and arithmetic")
+    dtype: Literal["float32", "float64", "bfloat16"] = Field(
+        "float32", description="of weights and arithmetic; bfloat16: of networks' products alone, by autocast"
+    )
     batch: Batch = Batch()
     data: Data
     loader: Loader = Loader()

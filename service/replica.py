@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
 from pipelines.loader import Loader, LocalBatch
+from service import optimizers
 from service.accelerators import Accelerator
 from service.batch import GlobalBatch
 from service.checkpoints import CheckpointError, State, network_weights
@@ -22,6 +23,7 @@ from service.growth import begins, faded, grow
 from service.layers import follow_global_batch
 from service.pixels import to_image, to_model
 from service.pool import Pools
+from service.precision import in_bfloat16
 from service.schemes import Parts
 from service.tasks import Samples
 
@@ -41,7 +43,13 @@ class Replica:
     def __init__(self, run: Run, accelerator: Accelerator, *loaders: Loader) -> None:
         self._run, self._accelerator, self._loaders = run, accelerator, loaders
         self._batch = GlobalBatch(
-            run.batch.size, run.batch.shards, run.seed, accelerator.collective, accelerator.device, run.torch_dtype
+            run.batch.size,
+            run.batch.shards,
+            run.seed,
+            accelerator.collective,
+            accelerator.device,
+            run.torch_dtype,
+            accelerator.to_device,
         )
         self._pools = Pools(run.task.pool, self._batch)
         self._seats = run.critics.seats(run.task.games)
@@ -80,6 +88,7 @@ class Replica:
         metrics = self._stepper.step(step, lambda number: self._open(step, number))
         if self._average:
             self._average.follow(step)
+        self._accelerator.finish()
         return metrics
 
     def diversity(self) -> Tensor:
@@ -105,13 +114,15 @@ class Replica:
         return found
 
     def generate(self, count: int, seed: int, shown: bool = False) -> Tensor:
-        """Images (count, C, H, W), uint8, of inputs that depend on `seed` alone. No other replica takes part.
+        """Images (count, C, H, W), uint8, of inputs that depend on `seed` alone.
+
+        No other replica takes part, but where the accelerator is `in_step`.
 
         Args:
             shown: with what a person should see beside them.
         """
         run, task = self._run, self._run.task
-        real = self._samples([loader.some(count) for loader in self._loaders]) if task.translates else None
+        real = self._samples([loader.some(count) for loader in self._loaders], self._same) if task.translates else None
         examples = task.examples(run.network, seed, count, self._accelerator.device, real)
         made, generator = [], self._average.network if self._average else self.generator
         with evaluating(generator):
@@ -138,7 +149,7 @@ class Replica:
                 for part, network in self._continuing().items()
                 for name, value in network.state_dict().items()
             },
-            optimizers={name: optimizer.state_dict() for name, optimizer in self._stepper.optimizers.items()},
+            optimizers={name: optimizers.state(optimizer) for name, optimizer in self._stepper.optimizers.items()},
             rows={name: value.cpu() for name, value in rows.items()},
             shared={name: value.cpu() for name, value in self._pools.state().items()},
             identity=self.identity,
@@ -152,12 +163,12 @@ class Replica:
         step, and the layout decides in which order a ring adds three or more gradients up.
         """
         last = max(state.step - 1, 0)  # The rows that are kept are those of the last step.
-        if self._accelerator.world_size > 1:
+        if self._accelerator.collective.world_size > 1:
             self.step(last)
         for part, network in self._continuing().items():
             network.load_state_dict(network_weights(state, part))
         for name, optimizer in self._stepper.optimizers.items():
-            optimizer.load_state_dict(state.optimizers[name])
+            optimizers.restore(optimizer, state.optimizers[name])
         self._open(last, self._run.scheme.batches(last) - 1)
         device, dtype = self._accelerator.device, self._run.torch_dtype
         self._stepper.restore_row_state({name: value.to(device, dtype) for name, value in state.rows.items()})
@@ -206,24 +217,30 @@ class Replica:
 
     def _open(self, step: int, number: int) -> Samples:
         """Read the batch of that number of a step's, as the part of the step that it is for."""
+        if number:
+            self._accelerator.finish()  # A compiler then meets the same work for each of a step's batches.
         at = self._run.scheme.batches_before(step) + number
         local = [loader.batch(at) for loader in self._loaders]  # All have as many lanes, so their rows are the same.
         _check_labels(local[0].labels, self._run.task.labels)
         self._batch.start(step, local[0].first_row, len(local[0].images), part=number)
-        self._real = self._run.augmentation.of(self._samples(local), self._batch)
+        self._real = self._run.augmentation.of(self._samples(local, self._accelerator.to_device), self._batch)
         if self._stage is not None:
             images = faded(self._real.images, self._stage, self._last_stage)
             self._real = self._real._replace(images=images)
         return self._real
 
-    def _samples(self, local: Sequence[LocalBatch]) -> Samples:
+    def _same(self, samples: Tensor) -> Tensor:
+        """Samples that every process has read, on the device."""
+        return samples.to(self._accelerator.device)
+
+    def _samples(self, local: Sequence[LocalBatch], place: Callable[[Tensor], Tensor]) -> Samples:
         def floats(images: Tensor) -> Tensor:
-            return to_model(self._accelerator.to_device(images), self._run.torch_dtype)
+            return to_model(place(images), self._run.torch_dtype)
 
         first, *others = local
         return Samples(
             images=floats(first.images),
-            labels=self._accelerator.to_device(first.labels),
+            labels=place(first.labels),
             paired=None if first.paired is None else floats(first.paired),
             others=tuple(floats(other.images) for other in others),
         )
@@ -241,6 +258,9 @@ class Replica:
         place = self._accelerator.device, self._run.torch_dtype
         generator = follow_global_batch(generator, self._batch, "generator")
         follow_global_batch(critics, self._batch, "critic")
+        if run.dtype == "bfloat16":
+            in_bfloat16(generator)
+            in_bfloat16(critics)
         return generator.to(*place), critics.to(*place)
 
     def _spread(self, images: Tensor) -> Tensor:

@@ -23,11 +23,16 @@ class Accelerator(Protocol):
     """One replica's hardware. Nothing here waits for the device unless it says so."""
 
     device: torch.device
+    #: Of the process, among `world_size`; 0 is the one that reports.
     rank: int
     world_size: int
+    #: Whose lanes this process reads.
+    reads_as: int
     collective: Collective
     #: Whether optimizers that update all parameters in one kernel are there.
     fused: bool
+    #: Whether what one process asks of its device, all must ask: none can then make images by itself.
+    in_step: bool
 
     def wrap(self, loss: nn.Module, some_unused: bool = False) -> nn.Module:
         """`loss`, whose parameters' gradients will be averaged over the replicas.
@@ -41,8 +46,12 @@ class Accelerator(Protocol):
         """Update, unless `skip`, a 0-dimensional float32 on the device, is 1."""
         ...
 
-    def to_device(self, host: Tensor) -> Tensor:
-        """A copy on the device."""
+    def finish(self) -> None:
+        """Let the device begin with all that it has been asked for; a compiler sees what lies between two calls."""
+        ...
+
+    def to_device(self, rows: Tensor) -> Tensor:
+        """What is known of the rows that this process has read, (N, ...), where the batch lies."""
         ...
 
     def fetch(self, values: Mapping[str, Tensor]) -> Pending:

@@ -17,6 +17,7 @@ class TorchDistributed:
     """The calling process as a replica. Its process group, if there is more than one, must stand."""
 
     fused = True
+    in_step = False
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -24,7 +25,7 @@ class TorchDistributed:
             torch.backends.cudnn.deterministic = True
         several = dist.is_initialized() and dist.get_world_size() > 1
         self.collective: Collective = ProcessGroup() if several else OneReplica()
-        self.rank = dist.get_rank() if several else 0
+        self.rank = self.reads_as = dist.get_rank() if several else 0
         self.world_size = self.collective.world_size
 
     def wrap(self, loss: nn.Module, some_unused: bool = False) -> nn.Module:
@@ -51,10 +52,13 @@ class TorchDistributed:
                     parameter.grad = torch.where(skip > 0, 0, parameter.grad)
         optimizer.step()
 
-    def to_device(self, host: Tensor) -> Tensor:
+    def finish(self) -> None:
+        """Kernels begin when they are asked for."""
+
+    def to_device(self, rows: Tensor) -> Tensor:
         if self.device.type == "cpu":
-            return host
-        return host.to(self.device, non_blocking=True)  # Copied in the background if the host's memory is pinned.
+            return rows
+        return rows.to(self.device, non_blocking=True)  # Copied in the background if the host's memory is pinned.
 
     def fetch(self, values: Mapping[str, Tensor]) -> Pending:
         return _Copy(tuple(values), torch.stack([value.to(torch.float64) for value in values.values()]))

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
 
 from service.components import Component
+
+#: How an optimizer computes its update on the hardware at hand, which torch keeps among its options.
+_IMPLEMENTATION = ("fused", "foreach", "capturable")
 
 
 class Decay(BaseModel):
@@ -40,3 +45,25 @@ class Optimizer(Component):
         if self.decay is not None:
             for group in built.param_groups:
                 group["lr"] = group["initial_lr"] * self.decay.share(step)
+
+
+def state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """What continues of an optimizer, on the host, whatever hardware it has run on."""
+    whole = optimizer.state_dict()
+    values = {
+        number: {name: value.cpu() if isinstance(value, Tensor) else value for name, value in of_one.items()}
+        for number, of_one in whole["state"].items()
+    }
+    groups = [
+        {key: value for key, value in group.items() if key not in _IMPLEMENTATION} for group in whole["param_groups"]
+    ]
+    return {"state": values, "param_groups": groups}
+
+
+def restore(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+    """Go on from `state`, computed as this optimizer computes, and not the one that the state is of."""
+    groups = [
+        {**saved, **{key: own[key] for key in _IMPLEMENTATION if key in own}}
+        for saved, own in zip(state["param_groups"], optimizer.param_groups, strict=True)
+    ]
+    optimizer.load_state_dict({"state": state["state"], "param_groups": groups})

@@ -1,0 +1,44 @@
+"""bfloat16 where it pays, by torch's autocast: in the convolutions and matrix products of networks.
+
+Weights, what networks take and give, and so all losses, stay float32; and so do layers that reduce over pixels or
+over the batch, whose sums would lose what they are for in 8 bits of mantissa.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from service.layers import GlobalBatchNorm, GlobalMinibatch
+from service.norms import PixelNorm, SwitchableNorm
+
+_REDUCE = (GlobalBatchNorm, GlobalMinibatch, SwitchableNorm, PixelNorm, nn.InstanceNorm2d, nn.GroupNorm)
+
+
+def in_bfloat16(network: nn.Module) -> None:
+    """Let a network, or each of a ModuleDict, compute so. Names of parameters, and copies, are as before."""
+    for module in list(network.modules()):
+        if isinstance(module, _REDUCE):
+            _mix_in(module, _Float32)
+    for whole in network.children() if isinstance(network, nn.ModuleDict) else [network]:
+        _mix_in(whole, _Bfloat16)
+
+
+class _Bfloat16(nn.Module):
+    def forward(self, *inputs: Tensor) -> Tensor:
+        with torch.autocast(inputs[0].device.type, torch.bfloat16):
+            made: Tensor = super().forward(*inputs)
+        return made.float()
+
+
+class _Float32(nn.Module):
+    def forward(self, *inputs: Tensor) -> Tensor:
+        with torch.autocast(inputs[0].device.type, enabled=False):
+            found: Tensor = super().forward(*(one.float() for one in inputs))
+        return found
+
+
+def _mix_in(module: nn.Module, how: type[nn.Module]) -> None:
+    """A class, and not a closure: a deep copy of the module then computes with its own weights."""
+    own = type(module)
+    module.__class__ = type(own.__name__, (how, own), {})
