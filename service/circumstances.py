@@ -49,7 +49,12 @@ class Cluster(Options):
 
     address: str = Field("auto", description="a Ray cluster; auto: the running one, else a local one")
     min_replicas: int | None = Field(None, ge=1, description="let Ray resize the run down to this many replicas")
-    accelerator: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda if the cluster has GPUs")
+    accelerator: Literal["auto", "cpu", "cuda", "xla"] = Field(
+        "auto", description="auto: xla if the cluster has TPUs, else cuda if it has GPUs"
+    )
+    tpu: str | None = Field(None, description="kind of TPU, as v5litepod or v6e [default: the cluster's]")
+    topology: str | None = Field(None, description="of the TPU slice, as 4x4 [default: that of the cluster's slices]")
+    emulated_chips: int = Field(0, ge=0, description="with xla: emulate so many chips a replica on CPUs, without a TPU")
     cpus_per_replica: float | None = Field(None, gt=0, description="[default: an even share of the cluster]")
     max_failures: int = Field(3, ge=-1, description="how often a run is restarted from its last checkpoint")
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import ray
 import ray.train
 
+from service.accelerators.xla_pod import XlaConfig, find_slice
 from service.circumstances import Cluster
 from service.components import ConfigError
 from service.config import Run, in_submitted_job
@@ -62,31 +65,109 @@ def _knock(address: str) -> None:
         socket.create_connection((host, int(port)), _KNOCK_SECONDS).close()
 
 
-def scaling(run: Run) -> ray.train.ScalingConfig:
-    """What to ask Ray for.
+@dataclass(frozen=True)
+class Replicas:
+    """How a run's replicas are to be started.
+
+    Attributes:
+        accelerator: what they run on.
+        on: the same, for people.
+        scaling: what to ask Ray for.
+        xla: how they find their chips, if they run on XLA.
+    """
+
+    accelerator: Literal["cpu", "cuda", "xla"]
+    on: str
+    scaling: ray.train.ScalingConfig
+    xla: XlaConfig | None = None
+
+
+def replicas(run: Run) -> Replicas:
+    """What a run needs of the cluster.
 
     Raises:
-        ConfigError: the cluster cannot hold that many replicas.
+        ConfigError: the cluster cannot hold that many replicas, or not such ones.
     """
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    cpus = [node.get("CPU", 0.0) for node in nodes]
-    gpus = sum(node.get("GPU", 0.0) for node in nodes)
-    use_gpu = run.cluster.accelerator == "cuda" or (run.cluster.accelerator == "auto" and gpus > 0)
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    has = Counter[str]()
+    for node in nodes:
+        has.update(node["Resources"])
+    match run.cluster.accelerator:
+        case "auto" if has["TPU"]:
+            return _on_tpu(run, nodes)
+        case "xla":
+            return _emulated(run, nodes) if run.cluster.emulated_chips else _on_tpu(run, nodes)
+        case "cuda":
+            return _on_gpus(run, nodes, has["GPU"])
+        case "auto" if has["GPU"]:
+            return _on_gpus(run, nodes, has["GPU"])
+    return _on_cpus(run, nodes)
+
+
+def _on_cpus(run: Run, nodes: Sequence[Mapping[str, Any]]) -> Replicas:
+    share = _share(run, nodes, run.cluster.cpus_per_replica or even_share(_cpus(nodes), run.replicas))
+    return Replicas("cpu", f"{share:g} CPU", _scaling(run, {"CPU": share}))
+
+
+def _on_gpus(run: Run, nodes: Sequence[Mapping[str, Any]], gpus: float) -> Replicas:
     least = run.cluster.min_replicas or run.replicas
-    share = run.cluster.cpus_per_replica or (1.0 if use_gpu else even_share(cpus, run.replicas))
-    if use_gpu and least > gpus:
+    if least > gpus:
         raise ConfigError(f"replicas: {least} replicas need a GPU each, the cluster has {gpus:g}")
+    share = _share(run, nodes, run.cluster.cpus_per_replica or 1.0)
+    return Replicas("cuda", "GPU", _scaling(run, {"CPU": share, "GPU": 1}))
+
+
+def _on_tpu(run: Run, nodes: Sequence[Mapping[str, Any]]) -> Replicas:
+    hosts = [node for node in nodes if node["Resources"].get("TPU")]
+    if not hosts and not run.cluster.topology:
+        raise ConfigError(
+            "cluster.accelerator: xla needs a TPU, and the cluster has none; cluster.emulated_chips=4 emulates one on "
+            "CPUs, and cluster.tpu and cluster.topology say for which slice to wait"
+        )
+    found = find_slice(hosts, run.cluster.tpu, run.cluster.topology)
+    if run.replicas != found.hosts or run.cluster.min_replicas not in (None, found.hosts):
+        raise ConfigError(f"replicas: each host of a slice is one, and {found} takes replicas={found.hosts}")
+    _check_chips(run, found.chips)
+    cpus = run.cluster.cpus_per_replica or max(1.0, min(_cpus(hosts), default=1.0) // 1)
+    return Replicas("xla", str(found), found.scaling(cpus), XlaConfig())
+
+
+def _emulated(run: Run, nodes: Sequence[Mapping[str, Any]]) -> Replicas:
+    chips = run.cluster.emulated_chips
+    _check_chips(run, chips)
+    share = _share(run, nodes, run.cluster.cpus_per_replica or even_share(_cpus(nodes), run.replicas))
+    return Replicas("xla", f"{chips} emulated chips", _scaling(run, {"CPU": share}), XlaConfig(chips))
+
+
+def _check_chips(run: Run, chips: int) -> None:
+    everywhere = run.replicas * chips
+    if run.cluster.min_replicas not in (None, run.replicas):
+        raise ConfigError("cluster.min_replicas: XLA's replicas are the hosts of one slice, which does not shrink")
+    if run.batch.size % everywhere:
+        raise ConfigError(f"batch.size: {run.batch.size} samples cannot be shared out evenly over {everywhere} chips")
+
+
+def _scaling(run: Run, each: dict[str, float]) -> ray.train.ScalingConfig:
+    least = run.cluster.min_replicas
+    return ray.train.ScalingConfig(
+        num_workers=(least, run.replicas) if least else run.replicas, use_gpu="GPU" in each, resources_per_worker=each
+    )
+
+
+def _share(run: Run, nodes: Sequence[Mapping[str, Any]], share: float) -> float:
+    """`share` CPUs for each replica, if there is room for them."""
+    cpus, least = _cpus(nodes), run.cluster.min_replicas or run.replicas
     if places(cpus, share) < least:
         machines = " + ".join(f"{count:g}" for count in cpus)
         raise ConfigError(
             f"replicas: the cluster has {machines} CPUs, room for {places(cpus, share)} replicas with {share:g} each, "
             f"not for {least}; ask for fewer, or set cluster.cpus_per_replica"
         )
-    return ray.train.ScalingConfig(
-        num_workers=(least, run.replicas) if run.cluster.min_replicas else run.replicas,
-        use_gpu=use_gpu,
-        resources_per_worker={"CPU": share, **({"GPU": 1} if use_gpu else {})},
-    )
+    return share
+
+
+def _cpus(nodes: Sequence[Mapping[str, Any]]) -> list[float]:
+    return [node["Resources"].get("CPU", 0.0) for node in nodes]
 
 
 def places(cpus: Sequence[float], share: float) -> int:

@@ -8,17 +8,20 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import ray
 import ray.train
 from ray.train.torch import TorchTrainer
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from rich.console import Console
 
 from pipelines.shards import Manifest
 from pipelines.storage import Location, join
 from service import best, checkpoints, cluster, registry, tracking, validation
+from service.cluster import Replicas
 from service.components import ConfigError
 from service.config import Run, dump, flatten, storage_root
 from service.datasets import pinned, prepare_all
@@ -57,7 +60,7 @@ class Started:
 
     prepared: Prepared
     tracking_run: str
-    scaling: ray.train.ScalingConfig
+    replicas: Replicas
     marks: tuple[tuple[str, float], ...]
 
 
@@ -72,7 +75,7 @@ def launch(run: Run, console: Console, began: float) -> str:
         RunError: the run diverged, or its replicas died more often than it allows.
     """
     with started(run, console, began) as at:
-        console.print(f"{at.prepared.name}: {_introduction(at.prepared, at.scaling)}", highlight=False, soft_wrap=True)
+        console.print(f"{at.prepared.name}: {_introduction(at.prepared, at.replicas)}", highlight=False, soft_wrap=True)
         board = new_board()
         with Display(board, run.steps, console, at.marks):
             result = fit(at, replica_main, board)
@@ -96,7 +99,7 @@ def started(run: Run, console: Console, began: float) -> Iterator[Started]:
         try:
             if not ray.is_initialized():  # An ingest may have joined it.
                 cluster.connect(run.cluster)  # Here: a local Ray dies with the thread that starts it.
-            scaling = cluster.scaling(run)
+            replicas = cluster.replicas(run)
         except BaseException:
             ray.shutdown()
             with suppress(TrackingError):
@@ -111,7 +114,7 @@ def started(run: Run, console: Console, began: float) -> Iterator[Started]:
     try:
         described = {**dump(prepared.run), "name": prepared.name, "resume": None}
         (Location.of(prepared.folder) / "run.json").write(json.dumps(described, indent=2).encode())
-        yield Started(prepared, tracking_run, scaling, marks)
+        yield Started(prepared, tracking_run, replicas, marks)
     except BaseException as error:
         status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
         with suppress(TrackingError):  # What went wrong first is what the user has to hear of.
@@ -167,23 +170,24 @@ def _start_tracking(prepared: Prepared) -> str:
     )
 
 
-def _introduction(prepared: Prepared, scaling: ray.train.ScalingConfig) -> str:
+def _introduction(prepared: Prepared, replicas: Replicas) -> str:
     run, manifest = prepared.run, prepared.manifest
     shape = "x".join(map(str, run.data.transform.shape))
-    device = "GPU" if scaling.use_gpu else f"{scaling.resources_per_worker['CPU']:g} CPU"
-    replicas = "1 replica" if run.replicas == 1 else f"{run.replicas} replicas"
-    return f"{run.steps:,} steps of {run.batch.size} images, {manifest.rows:,} of {shape}, on {replicas} of {device}"
+    count = "1 replica" if run.replicas == 1 else f"{run.replicas} replicas"
+    return f"{run.steps:,} steps of {run.batch.size} images, {manifest.rows:,} of {shape}, on {count} of {replicas.on}"
 
 
 def fit(at: Started, main: Callable[[Job], Any], board: Any) -> ray.train.Result:
     """Run `main` on every replica. Raises RunError if they fail for good, KeyboardInterrupt if the user stops them."""
     prepared, run = at.prepared, at.prepared.run
     storage = Location.of(storage_root(run.storage))
-    job = Job(dump(run), prepared.folder, prepared.tracking_uri, at.tracking_run, board)
-    trainer = TorchTrainer(
+    accelerator = at.replicas.accelerator
+    job = Job(dump(run), prepared.folder, prepared.tracking_uri, at.tracking_run, board, accelerator)
+    xla = at.replicas.xla
+    trainer = (partial(DataParallelTrainer, backend_config=xla) if xla else TorchTrainer)(
         main,
         train_loop_config=job,
-        scaling_config=at.scaling,
+        scaling_config=at.replicas.scaling,
         run_config=ray.train.RunConfig(
             name=prepared.name,
             storage_path=storage.path,

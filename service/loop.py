@@ -49,6 +49,7 @@ def train(run: Run, accelerator: Accelerator, replica: Replica, outputs: Outputs
         Where the run diverged, if it did: it ends there, the same on every replica.
     """
     chief = accelerator.rank == 0
+    makes_images = chief or accelerator.in_step
     log = _Log(run, accelerator, replica, outputs)
     for step in range(start, run.steps):
         values = replica.step(step)
@@ -59,13 +60,15 @@ def train(run: Run, accelerator: Accelerator, replica: Replica, outputs: Outputs
             diverged = log.exchange(done, values)
             if diverged:
                 return diverged
-        if chief and (done % run.logging.samples_every == 0 or done == run.steps):
-            outputs.samples(done, replica.generate(run.logging.samples, SAMPLE_SEED, shown=True))
+        if makes_images and (done % run.logging.samples_every == 0 or done == run.steps):
+            images = replica.generate(run.logging.samples, SAMPLE_SEED, shown=True)
+            if chief:
+                outputs.samples(done, images)
         if done % run.checkpoints.every == 0 or done == run.steps:
             diverged = log.flush() or replica.verdict()
             if diverged:
                 return diverged
-            score = _score(run, replica) if chief else None
+            score = _score(run, replica) if makes_images else None
             outputs.checkpoint(replica.state(done), score)
     return None
 

@@ -8,8 +8,9 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import ray.train
 import ray.train.torch
@@ -21,6 +22,7 @@ from pipelines.loader import Loader, Reading, open_loader
 from pipelines.shards import DamagedShardError
 from pipelines.storage import Location, join
 from service import best, checkpoints
+from service.accelerators import Accelerator
 from service.accelerators.torch_distributed import TorchDistributed
 from service.checkpoints import State
 from service.config import Run, from_tree
@@ -44,6 +46,7 @@ class Job:
     tracking_uri: str
     tracking_run: str
     board: Any
+    accelerator: Literal["cpu", "cuda", "xla"]
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,8 @@ def replica_main(job: Job) -> Diverged | Stopped | None:
     """Train as one of the replicas that Ray has started. Returns why the run has ended before its time, if it has."""
     if reason := ray.get(job.board.read.remote()).hopeless:
         return Stopped(reason)
+    if job.accelerator == "xla" and find_spec("torch_xla") is None:
+        return Stopped("torch_xla is not installed where the replicas run: pip install 'selfgan[tpu]'")
     try:
         run, accelerator, replica = set_up(job)
         start = _restore(run, replica)
@@ -74,18 +79,26 @@ def replica_main(job: Job) -> Diverged | Stopped | None:
     return diverged
 
 
-def set_up(job: Job) -> tuple[Run, TorchDistributed, Replica]:
+def set_up(job: Job) -> tuple[Run, Accelerator, Replica]:
     """The run, and this process's part of it."""
     run = from_tree(job.run)
-    device = ray.train.torch.get_device()
-    if device.type == "cpu":  # Ray says by this variable how many of the machine's CPUs are this replica's.
+    if job.accelerator != "cuda":  # Ray says by this variable how many of the machine's CPUs are this replica's.
         torch.set_num_threads(max(1, int(os.environ.get("OMP_NUM_THREADS", "1"))))
-    accelerator = TorchDistributed(device)
+    accelerator = _accelerator(job)
     count = run.task.data_sets
     return run, accelerator, Replica(run, accelerator, *(_loader(run, at, job, accelerator) for at in range(count)))
 
 
-def _loader(run: Run, domain: int, job: Job, accelerator: TorchDistributed) -> Loader:
+def _accelerator(job: Job) -> Accelerator:
+    if job.accelerator != "xla":
+        return TorchDistributed(ray.train.torch.get_device())
+    from service.accelerators.xla import Xla  # Only a TPU's host has torch_xla, and PJRT's client is known by now.
+
+    context = ray.train.get_context()
+    return Xla(context.get_world_rank(), context.get_world_size())
+
+
+def _loader(run: Run, domain: int, job: Job, accelerator: Accelerator) -> Loader:
     """The loader of one of the run's data sets."""
     data = [run.data, *run.data.domains][domain]
     assert data.shards is not None  # The driver has found them.
@@ -95,7 +108,7 @@ def _loader(run: Run, domain: int, job: Job, accelerator: TorchDistributed) -> L
         run.data.transform,
         run.batch.size,
         run.order_seed(domain),
-        accelerator.rank,
+        accelerator.reads_as,
         accelerator.world_size,
         version=data.version,
         cache=DiskCache(Path(options.cache).expanduser(), options.cache_bytes) if options.cache else None,

@@ -1,0 +1,143 @@
+"""Replicas on XLA by torch_xla's SPMD: the chips of all hosts are one device, and a compiler shares the work out.
+
+Tensors are global. The rows of a batch are laid out over the chips, everything else is on each of them, and GSPMD
+finds what has to be reduced: batch statistics, loss weights and gradients are plain sums in the program. One process
+a host runs it, all of them in step, and each feeds the lanes that its chips hold.
+
+PJRT's CPU client emulates chips, within one process. Between processes it reduces nothing, and says nothing: several
+of them reduce through their hosts, by torch.distributed's gloo, and every reduction cuts the program in two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+import torch_xla
+import torch_xla.core.xla_model as xm
+import torch_xla.distributed.spmd as xs
+import torch_xla.runtime as xr
+from torch import Tensor, nn
+
+from service.accelerators import Pending
+from service.collectives import Collective, OneReplica, ProcessGroup
+
+
+class Xla:
+    """The calling process as one host's part of a pod, or as a replica on emulated chips.
+
+    Args:
+        rank: of the process among `world_size`, as Ray counts them; XLA may count in another order.
+
+    Raises:
+        RuntimeError: XLA does not see as many processes as there are, or cannot add up over them.
+    """
+
+    fused = False
+
+    def __init__(self, rank: int = 0, world_size: int = 1) -> None:
+        xr.use_spmd()
+        self.device = torch_xla.device()
+        self.rank, self.world_size = rank, world_size
+        apart = world_size > 1 and xr.device_type() == "CPU"
+        self.in_step = not apart
+        self.reads_as = rank if apart else xr.process_index()
+        self.collective: Collective = ProcessGroup(through_host=True) if apart else OneReplica(in_one_place=False)
+        self._feeds_a_part = world_size > 1 and not apart
+        self._mesh = _pod(world_size) if self._feeds_a_part else _mesh(range(xr.global_runtime_device_count()))
+
+    def wrap(self, loss: nn.Module, some_unused: bool = False) -> nn.Module:
+        return loss  # Its gradients are sums over the rows, wherever those lie.
+
+    def step(self, optimizer: torch.optim.Optimizer, skip: Tensor) -> None:
+        trained = [one for group in optimizer.param_groups for one in group["params"] if one.grad is not None]
+        if self.collective.world_size > 1:
+            _average_gradients(trained, self.collective)
+        before = [parameter.detach().clone() for parameter in trained]
+        optimizer.step()
+        with torch.no_grad():
+            for parameter, kept in zip(trained, before, strict=True):
+                parameter.copy_(torch.where(skip > 0, kept, parameter))
+
+    def finish(self) -> None:
+        torch_xla.sync()
+
+    def to_device(self, rows: Tensor) -> Tensor:
+        return _over_chips(rows, self._mesh, self.device, self._feeds_a_part)
+
+    def fetch(self, values: Mapping[str, Tensor]) -> Pending:
+        stacked = torch.stack([value.to(torch.float64) for value in values.values()])
+        torch_xla.sync()
+        return _Computed(tuple(values), stacked)
+
+
+class _Computed:
+    """Values that the device has been asked for."""
+
+    def __init__(self, names: tuple[str, ...], values: Tensor) -> None:
+        self._names, self._values = names, values
+
+    def get(self) -> dict[str, float]:
+        return dict(zip(self._names, self._values.tolist(), strict=True))
+
+
+def hosts_in_a_row(owners: Sequence[int]) -> list[int]:
+    """Of chips whose processes are `owners`, the order in which each process's chips follow one another."""
+    return sorted(range(len(owners)), key=lambda chip: (owners[chip], chip))
+
+
+def wiring(world_size: int, processes: int, ones: int) -> str | None:
+    """What is wrong with a pod, if anything is.
+
+    Args:
+        world_size: how many processes Ray has started.
+        processes: how many XLA sees.
+        ones: the sum over all processes, by XLA, of a one each.
+    """
+    if processes == world_size == ones:
+        return None
+    return (
+        f"XLA sees {processes} hosts and adds up over {ones}, Ray has started {world_size}: its workers are not one "
+        "slice's hosts, or the hosts do not find each other (TPU_WORKER_HOSTNAMES, TPU_WORKER_ID; docs/tpu.md)"
+    )
+
+
+def _mesh(chips: Sequence[int]) -> xs.Mesh:
+    return xs.Mesh(np.array(chips), (len(chips),), ("rows",))
+
+
+def _over_chips(rows: Tensor, mesh: xs.Mesh, device: torch.device, a_part: bool) -> Tensor:
+    """Rows on the device, laid out over the mesh: all of them, or, from each process, a part."""
+    axes = ("rows", *[None] * (rows.dim() - 1))
+    if a_part:
+        sharding = xs.ShardingSpec(mesh, axes, minibatch=True)
+        placed: Tensor = xm.send_cpu_data_to_device([rows], device, input_sharding=sharding)[0]
+    else:
+        placed = rows.to(device)
+        xs.mark_sharding(placed, mesh, axes)
+    return placed
+
+
+def _pod(world_size: int) -> xs.Mesh:
+    """A mesh over all chips, in the order in which processes read; raises RuntimeError if the pod is not one."""
+    processes, chips = xr.process_count(), xr.global_runtime_device_count()
+    if problem := wiring(world_size, processes, processes):  # Else the sum might wait for ever.
+        raise RuntimeError(problem)
+    mesh, here = _mesh(range(chips)), xr.addressable_runtime_device_count()
+    mine = torch.full((here,), xr.process_index(), dtype=torch.int64)
+    owners = _over_chips(mine, mesh, torch_xla.device(), a_part=True) + 0
+    xs.mark_sharding(owners, mesh, (None,))  # Each process is to see all of them.
+    found = owners.tolist()
+    if problem := wiring(world_size, processes, len(set(found))):
+        raise RuntimeError(problem)
+    return _mesh(hosts_in_a_row(found))
+
+
+def _average_gradients(parameters: Sequence[nn.Parameter], collective: Collective) -> None:
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    with torch.no_grad():
+        flat = torch.cat([gradient.flatten() for gradient in gradients])
+        mean = collective.sum_over_replicas(flat) / collective.world_size
+        for gradient, part in zip(gradients, mean.split([one.numel() for one in gradients]), strict=True):
+            gradient.copy_(part.view_as(gradient))
