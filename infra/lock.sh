@@ -27,5 +27,5 @@ fi
 unset UV_FIND_LINKS
 # Inception needs torchvision, whose CPU build is not on PyPI either: the cpu image compares in the classifier's features.
 lock gpu --constraint requirements.lock --extra inception "${code[@]}"
-lock tpu --constraint "$constraints" --override infra/requirements-tpu.in infra/requirements-tpu.in --extra inception "${code[@]}"
+lock tpu --constraint "$constraints" --extra tpu --extra inception infra/requirements-tpu.in "${code[@]}"
 lock build infra/requirements-build.in
