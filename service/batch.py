@@ -32,8 +32,8 @@ class GlobalBatch:
         collective: reduces over the replicas.
         device: where rows and draws live.
         dtype: of the draws.
-        place: puts what is known of each row that this host has read where the rows' images are [default: on the
-            device]. Where one tensor spans several hosts, all of the batch's rows come of it.
+        place: (first, count, size) -> the numbers of the rows that this replica has, of those `count` from `first` on
+            that it has read of a batch of `size` [default: those]. Where tensors span all hosts, it has all rows.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class GlobalBatch:
         collective: Collective,
         device: torch.device,
         dtype: torch.dtype = torch.float32,
-        place: Callable[[Tensor], Tensor] | None = None,
+        place: Callable[[int, int, int], Tensor] | None = None,
     ) -> None:
         self.size = size
         self.shards = shards
@@ -53,8 +53,7 @@ class GlobalBatch:
         self.collective = collective
         self.device = device
         self.dtype = dtype
-        self._place = place or (lambda rows: rows.to(device))
-        self._read = range(0)
+        self._place = place or (lambda first, count, size: torch.arange(first, first + count, device=device))
         self.step = self.scalar(0)
         self.own_rows = torch.arange(0, device=device)
         self.rows = self.own_rows
@@ -67,10 +66,8 @@ class GlobalBatch:
     def start(self, step: int, first_row: int, count: int, part: int = 0) -> None:
         """Open a part of `step`; this host has read `count` rows of its batch from `first_row` on."""
         self.step = self.scalar(step)
-        if self._read != (read := range(first_row, first_row + count)):
-            self._read = read
-            self.own_rows = self._place(torch.arange(first_row, first_row + count))
-            self._first_row = 0 if len(self.own_rows) == self.size else first_row
+        self.own_rows = self._place(first_row, count, self.size)
+        self._first_row = 0 if len(self.own_rows) == self.size else first_row
         self._part = f"part {part}" if part else ""
         self._visits.clear()
         self._show((self.own_rows,), 0)
@@ -171,6 +168,8 @@ class GlobalBatch:
 
     def gather(self, values: Tensor, rows: Tensor) -> Tensor:
         """The global batch's values, (size, ...), on every replica, from the (N, ...) at `rows` here."""
+        if self.collective.world_size == 1:
+            return values
         return self.collective.sum_over_replicas(_placed(values, rows, self.size))
 
     def whole(self, *tables: tuple[Tensor, Sequence[Tensor]]) -> list[Tensor]:
@@ -222,5 +221,8 @@ class GlobalBatch:
 
 
 def _placed(values: Tensor, places: Tensor, count: int) -> Tensor:
-    """(N, ...) values, each at its place among `count`, and zeros where those of other replicas belong."""
-    return values.new_zeros((count, *values.shape[1:])).index_copy(0, places, values)
+    """(N, ...) values, each at its place among `count`, and zeros where those of other replicas belong.
+
+    They are added to zeros, and not copied over them: XLA shares a sum out over its chips.
+    """
+    return values.new_zeros((count, *values.shape[1:])).index_add(0, places, values)

@@ -49,7 +49,7 @@ class Replica:
             accelerator.collective,
             accelerator.device,
             run.torch_dtype,
-            accelerator.to_device,
+            accelerator.rows,
         )
         self._pools = Pools(run.task.pool, self._batch)
         self._seats = run.critics.seats(run.task.games)

@@ -50,8 +50,16 @@ class Accelerator(Protocol):
         """Let the device begin with all that it has been asked for; a compiler sees what lies between two calls."""
         ...
 
-    def to_device(self, rows: Tensor) -> Tensor:
-        """What is known of the rows that this process has read, (N, ...), where the batch lies."""
+    def rows(self, first: int, count: int, size: int) -> Tensor:
+        """The numbers of the rows that it holds of a batch of `size`, of which this process has read `count`.
+
+        Args:
+            first: the first row that was read.
+        """
+        ...
+
+    def to_device(self, read: Tensor) -> Tensor:
+        """What was read of each of the batch's rows, (N, ...), where `rows` says that they are."""
         ...
 
     def fetch(self, values: Mapping[str, Tensor]) -> Pending:

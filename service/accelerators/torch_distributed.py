@@ -27,6 +27,7 @@ class TorchDistributed:
         self.collective: Collective = ProcessGroup() if several else OneReplica()
         self.rank = self.reads_as = dist.get_rank() if several else 0
         self.world_size = self.collective.world_size
+        self._asked, self._rows = (0, 0), torch.arange(0, device=device)
 
     def wrap(self, loss: nn.Module, some_unused: bool = False) -> nn.Module:
         if self.world_size == 1:
@@ -55,10 +56,15 @@ class TorchDistributed:
     def finish(self) -> None:
         """Kernels begin when they are asked for."""
 
-    def to_device(self, rows: Tensor) -> Tensor:
+    def rows(self, first: int, count: int, size: int) -> Tensor:
+        if (first, count) != self._asked:
+            self._asked, self._rows = (first, count), torch.arange(first, first + count, device=self.device)
+        return self._rows
+
+    def to_device(self, read: Tensor) -> Tensor:
         if self.device.type == "cpu":
-            return rows
-        return rows.to(self.device, non_blocking=True)  # Copied in the background if the host's memory is pinned.
+            return read
+        return read.to(self.device, non_blocking=True)  # Copied in the background if the host's memory is pinned.
 
     def fetch(self, values: Mapping[str, Tensor]) -> Pending:
         return _Copy(tuple(values), torch.stack([value.to(torch.float64) for value in values.values()]))

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 import torch_xla
+import torch_xla.backends
 import torch_xla.core.xla_model as xm
 import torch_xla.distributed.spmd as xs
 import torch_xla.runtime as xr
@@ -38,6 +39,8 @@ class Xla:
 
     def __init__(self, rank: int = 0, world_size: int = 1) -> None:
         xr.use_spmd()
+        if torch_xla.backends.get_mat_mul_precision() != "highest":  # A TPU would round float32 factors to bfloat16.
+            torch_xla.backends.set_mat_mul_precision("highest")
         self.device = torch_xla.device()
         self.rank, self.world_size = rank, world_size
         apart = world_size > 1 and xr.device_type() == "CPU"
@@ -45,7 +48,10 @@ class Xla:
         self.reads_as = rank if apart else xr.process_index()
         self.collective: Collective = ProcessGroup(through_host=True) if apart else OneReplica(in_one_place=False)
         self._feeds_a_part = world_size > 1 and not apart
-        self._mesh = _pod(world_size) if self._feeds_a_part else _mesh(range(xr.global_runtime_device_count()))
+        self._chips = xr.global_runtime_device_count()
+        self._mesh = _pod(world_size) if self._feeds_a_part else _mesh(range(self._chips))
+        self._asked, self._rows = (0, 0), torch.arange(0, device=self.device)
+        self._order = self._rows
 
     def wrap(self, loss: nn.Module, some_unused: bool = False) -> nn.Module:
         return loss  # Its gradients are sums over the rows, wherever those lie.
@@ -63,8 +69,38 @@ class Xla:
     def finish(self) -> None:
         torch_xla.sync()
 
-    def to_device(self, rows: Tensor) -> Tensor:
-        return _over_chips(rows, self._mesh, self.device, self._feeds_a_part)
+    def rows(self, first: int, count: int, size: int) -> Tensor:
+        if not self._feeds_a_part:
+            if (first, count) != self._asked:
+                self._asked, self._rows = (first, count), self._over_chips(torch.arange(first, first + count))
+            return self._rows
+        numbers = torch.full((size,), size, dtype=torch.int32)
+        numbers[:count] = torch.arange(first, first + count)
+        self._order = in_order(self._parts(numbers), size)
+        if len(self._rows) != size:
+            self._rows = self._over_chips(torch.arange(size))
+        return self._rows
+
+    def to_device(self, read: Tensor) -> Tensor:
+        if not self._feeds_a_part:
+            return self._over_chips(read)
+        # A process has more rows of one batch and fewer of the next, but a program has shapes that stay.
+        padded = read.new_zeros((len(self._rows), *read.shape[1:]))
+        padded[: len(read)] = read
+        placed = self._parts(padded).index_select(0, self._order)
+        xs.mark_sharding(placed, self._mesh, _axes(placed))
+        return placed
+
+    def _over_chips(self, rows: Tensor) -> Tensor:
+        """All rows of this process's mesh."""
+        placed = rows.to(self.device)
+        if len(rows) % self._chips == 0:
+            xs.mark_sharding(placed, self._mesh, _axes(placed))
+        return placed
+
+    def _parts(self, rows: Tensor) -> Tensor:
+        """The rows of all processes, as many of each, one process after the other."""
+        return _parts(rows, self._mesh, self.device)
 
     def fetch(self, values: Mapping[str, Tensor]) -> Pending:
         stacked = torch.stack([value.to(torch.float64) for value in values.values()])
@@ -107,16 +143,19 @@ def _mesh(chips: Sequence[int]) -> xs.Mesh:
     return xs.Mesh(np.array(chips), (len(chips),), ("rows",))
 
 
-def _over_chips(rows: Tensor, mesh: xs.Mesh, device: torch.device, a_part: bool) -> Tensor:
-    """Rows on the device, laid out over the mesh: all of them, or, from each process, a part."""
-    axes = ("rows", *[None] * (rows.dim() - 1))
-    if a_part:
-        sharding = xs.ShardingSpec(mesh, axes, minibatch=True)
-        placed: Tensor = xm.send_cpu_data_to_device([rows], device, input_sharding=sharding)[0]
-    else:
-        placed = rows.to(device)
-        xs.mark_sharding(placed, mesh, axes)
+def _parts(rows: Tensor, mesh: xs.Mesh, device: torch.device) -> Tensor:
+    sharding = xs.ShardingSpec(mesh, _axes(rows), minibatch=True)
+    placed: Tensor = xm.send_cpu_data_to_device([rows], device, input_sharding=sharding)[0]
     return placed
+
+
+def _axes(rows: Tensor) -> tuple[str | None, ...]:
+    return ("rows", *[None] * (rows.dim() - 1))
+
+
+def in_order(numbers: Tensor, size: int) -> Tensor:
+    """Where rows 0, 1, .. size - 1 are among (N,) `numbers`, of which those that are no rows are larger."""
+    return torch.argsort(numbers)[:size]
 
 
 def _pod(world_size: int) -> xs.Mesh:
@@ -126,7 +165,7 @@ def _pod(world_size: int) -> xs.Mesh:
         raise RuntimeError(problem)
     mesh, here = _mesh(range(chips)), xr.addressable_runtime_device_count()
     mine = torch.full((here,), xr.process_index(), dtype=torch.int64)
-    owners = _over_chips(mine, mesh, torch_xla.device(), a_part=True) + 0
+    owners = _parts(mine, mesh, torch_xla.device()) + 0
     xs.mark_sharding(owners, mesh, (None,))  # Each process is to see all of them.
     found = owners.tolist()
     if problem := wiring(world_size, processes, len(set(found))):

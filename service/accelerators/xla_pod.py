@@ -15,6 +15,8 @@ from ray.util.tpu import get_tpu_version_from_type, get_tpu_worker_resources
 
 from service.components import ConfigError
 
+#: Of libtpu: a TPU would else round the factors of float32 convolutions to bfloat16, whatever torch_xla asks for.
+FULL_PRECISION = "--xla_jf_conv_full_precision=true"
 _TYPE, _TOPOLOGY = "ray.io/accelerator-type", "ray.io/tpu-topology"
 
 
@@ -128,8 +130,18 @@ class XlaBackend(Backend):  # type: ignore[misc]
 
     def on_start(self, worker_group: Any, backend_config: XlaConfig) -> None:
         chips = backend_config.emulated_chips
-        client = {"PJRT_DEVICE": "CPU", "CPU_NUM_DEVICES": str(chips)} if chips else {"PJRT_DEVICE": "TPU"}
-        worker_group.execute(os.environ.update, client)
+        worker_group.execute(_use_emulated if chips else _use_tpu, chips)
         if chips and len(worker_group) > 1:
             gloo = TorchConfig(backend="gloo")
             gloo.backend_cls().on_start(worker_group, gloo)
+
+
+def _use_emulated(chips: int) -> None:
+    os.environ |= {"PJRT_DEVICE": "CPU", "CPU_NUM_DEVICES": str(chips)}
+
+
+def _use_tpu(_: int) -> None:
+    flags = (
+        f"{FULL_PRECISION} {os.environ.get('LIBTPU_INIT_ARGS', '')}".strip()
+    )  # What a user says comes last, and counts.
+    os.environ |= {"PJRT_DEVICE": "TPU", "LIBTPU_INIT_ARGS": flags}
