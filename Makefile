@@ -1,16 +1,21 @@
-# Two commands: `make train` trains the default recipe, `make test` runs the tests. Both set up what they need.
+# `make train` trains the default recipe, `make test` runs the tests, `make test-xla` those of XLA. All set up what they need.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+XLA := .venv-xla
 
-.PHONY: train test lint bench clean lock lock-image
+.PHONY: train test test-xla lint bench clean lock lock-image
 
 train: $(READY)
 	$(BIN)/python service/train.py $(ARGS)
 
 test: $(READY)
 	$(BIN)/python -m pytest $(ARGS)
+
+# torch_xla wants a torch of its own, so it has an environment of its own: 8 GB, with the CUDA that comes with it.
+test-xla: $(XLA)/.ready
+	$(XLA)/bin/python -m pytest tests/xla $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -21,13 +26,20 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks $(ARGS)
 
 clean:
-	rm -rf $(VENV) runs .mypy_cache .pytest_cache .ruff_cache *.egg-info
+	rm -rf $(VENV) $(XLA) runs .mypy_cache .pytest_cache .ruff_cache *.egg-info
 
 # The environment follows the lock file; nothing is resolved again while that stays as it is.
 $(READY): requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	touch $@
+
+$(XLA)/.ready: infra/requirements-tpu.txt requirements.lock pyproject.toml
+	$(PYTHON) -m venv $(XLA)
+	$(XLA)/bin/python -m pip install --quiet --disable-pip-version-check --requirement infra/requirements-tpu.txt
+	grep -v '^torch==' requirements.lock > $(XLA)/constraints.txt
+	$(XLA)/bin/python -m pip install --quiet --disable-pip-version-check --constraint $(XLA)/constraints.txt --editable '.[dev-xla]'
 	touch $@
 
 # Pins what pyproject.toml's ranges resolve to today. Local build tags go, so that the lock serves every build

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pipelines.launches import QUEUE_LABEL
-from service.components import ConfigError
+from service.cluster import replicas
 from service.recipe import load
 from tests import kubernetes_rules, kubernetes_schemas
 from tests.conftest import ROOT
@@ -244,7 +244,10 @@ def test_every_rule_has_a_mutant() -> None:
     ("overlay", "words"),
     [
         ("gpu", "replicas=4 cluster.min_replicas=2 cluster.accelerator=cuda"),
-        ("tpu", "replicas=16 cluster.min_replicas=16 cluster.accelerator=xla"),
+        (
+            "tpu",
+            "replicas=4 cluster.min_replicas=4 cluster.accelerator=xla cluster.tpu=v5litepod cluster.topology=4x4",
+        ),
         ("local", "replicas=2 cluster.min_replicas=1 cluster.accelerator=cpu"),
     ],
 )
@@ -252,7 +255,7 @@ def test_the_configuration_reaches_the_launchers_words(
     overlays: dict[str, list[Manifest]], overlay: str, words: str
 ) -> None:
     ((_, found),) = launchers(overlays[overlay])
-    assert found[-3:] == words.split()
+    assert found[-len(words.split()) :] == words.split()
     assert "tracking.uri=http://mlflow:5000" in found
 
 
@@ -261,10 +264,6 @@ def test_the_launchers_words_are_a_run(overlays: dict[str, list[Manifest]], over
     ((_, found),) = launchers(overlays[overlay])
     mark = "pipelines.retrain" if "pipelines.retrain" in found else "--"
     recipe, *words = found[found.index(mark) + 1 :]
-    if overlay == "tpu":  # To come; see README.md.
-        with pytest.raises(ConfigError, match="'xla' is not valid"):
-            load(recipe, words)
-        words = [word for word in words if "accelerator" not in word]
     run = load(recipe, words)
     assert run.evaluation.cache and run.evaluation.features  # Training may not write where the data lie.
     assert run.tracking_uri == "http://mlflow:5000"
@@ -278,7 +277,29 @@ def test_the_clouds_roles_are_for_accounts_that_there_are(overlays: dict[str, li
     assert named <= accounts
 
 
-@pytest.mark.parametrize("overlay", ["gpu", "local"])
+def test_the_hosts_of_the_slice_are_the_replicas(
+    overlays: dict[str, list[Manifest]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the service counts them, before the slice is up."""
+    ((_, found),) = launchers(overlays["tpu"])
+    run = load(found[found.index("--") + 1], found[found.index("--") + 2 :])
+    monkeypatch.setattr("ray.nodes", list)
+    asked = replicas(run)
+    group = find(overlays["tpu"], JOB)["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]
+    spec = group["template"]["spec"]
+    assert asked.accelerator == "xla"
+    assert asked.scaling.num_workers == group["numOfHosts"] == run.replicas
+    assert asked.scaling.resources_per_worker["TPU"] == int(
+        spec["containers"][0]["resources"]["limits"]["google.com/tpu"]
+    )
+    assert spec["nodeSelector"] == {
+        "cloud.google.com/gke-tpu-accelerator": {"v5litepod": "tpu-v5-lite-podslice"}[str(run.cluster.tpu)],
+        "cloud.google.com/gke-tpu-topology": run.cluster.topology,
+    }
+    assert group["replicas"] == group["maxReplicas"] == 1  # Slices.
+
+
+@pytest.mark.parametrize("overlay", ["gpu", "tpu", "local"])
 def test_workers_and_replicas_agree(overlays: dict[str, list[Manifest]], overlay: str) -> None:
     manifests = overlays[overlay]
     images = {pod.labels.get("selfgan.io/role"): pod.spec["containers"][0]["image"] for pod in pods(manifests)}

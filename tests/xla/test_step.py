@@ -1,0 +1,235 @@
+"""A step on emulated chips against the same step on one CPU, and what it costs."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch_xla.debug.metrics as counters
+from torch import Tensor, nn
+
+from pipelines.loader import open_loader
+from pipelines.storage import Location
+from service import checkpoints
+from service.accelerators import Accelerator
+from service.accelerators.torch_distributed import TorchDistributed
+from service.accelerators.xla import Xla, hosts_in_a_row, in_order, wiring
+from service.checkpoints import State
+from service.config import Run
+from service.layers import GlobalBatchNorm
+from service.loop import train
+from service.recipe import load
+from service.replica import Replica
+from tests.processes import run_replicas
+from tests.xla.conftest import CHIPS
+
+SMALL = ["batch.size=32", "network.generator_channels=8", "network.critic_channels=8"]
+
+
+def opened(run: Run, data: Location, accelerator: Accelerator) -> Replica:
+    loader = open_loader(
+        data, run.data.transform, run.batch.size, run.order_seed(0), accelerator.reads_as, accelerator.world_size
+    )
+    return Replica(run, accelerator, loader)
+
+
+def on_cpu() -> TorchDistributed:
+    return TorchDistributed(torch.device("cpu"))
+
+
+def gradients(replica: Replica) -> dict[str, Tensor]:
+    networks = nn.ModuleDict({"generator": replica.generator, "critic": replica.critics})
+    found = {f"gradient of {name}": one.grad for name, one in networks.named_parameters()}
+    return {name: gradient.cpu() for name, gradient in found.items() if gradient is not None}
+
+
+def after(run: Run, data: Location, accelerator: Accelerator, steps: int) -> dict[str, Tensor]:
+    """Everything that has come of some steps."""
+    replica = opened(run, data, accelerator)
+    for step in range(steps):
+        values = replica.step(step)
+    state = replica.state(steps)
+    replica.close()
+    return {**state.networks, **state.rows, **gradients(replica), **{k: v.detach().cpu() for k, v in values.items()}}
+
+
+def apart(some: dict[str, Tensor], others: dict[str, Tensor]) -> tuple[float, str]:
+    """How far the furthest two values are apart, and whose they are."""
+    assert some.keys() == others.keys()
+    return max((float((some[name].double() - others[name].double()).abs().max()), name) for name in some)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["batch.shards=2", "scheme.balance.form=normalised"],
+        ["network.dropout=0.3", "ema={}"],
+        ["scheme=alternating", "network.minibatch=deviation"],
+    ],
+    ids=["joint", "shards", "dropout, ema", "alternating"],
+)
+def test_a_step_is_the_step_of_one_cpu(words: Sequence[str], digits: Location) -> None:
+    run = load("digits", [*SMALL, *words])
+    found = apart(after(run, digits, Xla(), 1), after(run, digits, on_cpu(), 1))
+    print(f"one step, {CHIPS} chips against one CPU: {found}")
+    assert found[0] < 1e-5
+
+
+def test_a_checkpoint_goes_on_on_the_other_accelerator(digits: Location, tmp_path: Path) -> None:
+    run = load("digits", [*SMALL, "regularizers=spectral_norm", "ema={}"])
+    straight = opened(run, digits, on_cpu())
+    states: dict[int, State] = {}
+    for step in range(6):
+        straight.step(step)
+        states[step + 1] = straight.state(step + 1)
+    straight.close()
+    xla = moved(run, digits, states[2], Xla(), 4, tmp_path / "to XLA")
+    back = moved(run, digits, xla, on_cpu(), 6, tmp_path / "and back")
+    groups = torch.load(tmp_path / "and back" / "optimizers.pt")["joint"]["param_groups"]
+    assert not [group for group in groups if group.keys() & {"fused", "foreach", "capturable"}]
+    for there, step in ((xla, 4), (back, 6)):
+        found = apart(dict(there.networks), dict(states[step].networks))
+        print(f"moved, step {step}: {found}")
+        assert found[0] < 1e-4
+
+
+def moved(run: Run, data: Location, state: State, accelerator: Accelerator, until: int, folder: Path) -> State:
+    """The state of a run that goes on elsewhere, from what was written."""
+    checkpoints.save(state, folder)
+    replica = opened(run, data, accelerator)
+    replica.restore(checkpoints.load(folder, replica.identity))
+    for step in range(state.step, until):
+        replica.step(step)
+    found = replica.state(until)
+    replica.close()
+    return found
+
+
+class Kept:
+    """Outputs, and how often XLA had compiled at each step."""
+
+    def __init__(self) -> None:
+        self.compiled: dict[int, int] = {}
+        self.samples_at: list[int] = []
+        self.metrics_at: list[int] = []
+
+    def progress(self, step: int) -> None:
+        self.compiled[step] = int(counters.counter_value("UncachedCompile") or 0)
+
+    def metrics(self, step: int, values: Any) -> None:
+        self.metrics_at.append(step)
+
+    def warn(self, text: str) -> None: ...
+
+    def samples(self, step: int, images: Tensor) -> None:
+        self.samples_at.append(step)
+
+    def checkpoint(self, state: State, score: float | None) -> None: ...
+
+
+def test_nothing_is_compiled_after_the_second_step(digits: Location) -> None:
+    words = ["steps=60", "logging.every=2", "logging.samples_every=2", "checkpoints.every=2", "ema={}"]
+    run = load("digits", [*SMALL, *words, "optimizer.decay={start: 5, steps: 100}"])
+    replica, kept = opened(run, digits, Xla()), Kept()
+    counters.clear_all()
+    train(run, Xla(), replica, kept)
+    replica.close()
+    assert kept.metrics_at[-1] >= 50 and len(kept.samples_at) == 30
+    print(f"compiled by step: {dict(list(kept.compiled.items())[:4])}, in the end {kept.compiled[60]}")
+    assert kept.compiled[60] == kept.compiled[3]  # What is done after the second step is in the third's count.
+
+
+def test_the_host_looks_at_values_when_it_logs_and_not_before(digits: Location) -> None:
+    run = load("digits", [*SMALL, "ema={}"])
+    replica, xla = opened(run, digits, Xla()), Xla()
+    counters.clear_all()
+    for step in range(50):
+        values = replica.step(step)
+    pending = xla.fetch(values)
+    assert [name for name in counters.counter_names() if name.startswith("aten::")] == []
+    assert counters.metric_data("TransferFromDeviceTime") is None
+    assert pending.get().keys() == values.keys()
+    assert counters.metric_data("TransferFromDeviceTime") is not None
+    replica.close()
+
+
+def test_statistics_and_losses_are_float32_where_products_are_bfloat16(digits: Location) -> None:
+    run = load("digits", [*SMALL, "dtype=bfloat16"])
+    replica, seen = opened(run, digits, Xla()), dict[str, set[torch.dtype]]()
+
+    def note(kind: str, value: Tensor) -> None:
+        seen.setdefault(kind, set()).add(value.dtype)
+
+    for module in [*replica.generator.modules(), *replica.critics.modules()]:
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            module.register_forward_hook(lambda _, inputs, output: note("products", output))
+        if isinstance(module, GlobalBatchNorm):
+            module.register_forward_hook(lambda _, inputs, output: note("norms", output))
+    values = replica.step(0)
+    for value in values.values():
+        note("losses", value)
+    for value in replica.state(1).networks.values():
+        note("state", value)
+    assert seen["products"] == {torch.bfloat16}
+    assert seen["norms"] == seen["losses"] == {torch.float32}
+    assert seen["state"] == {torch.float32, torch.int64}
+    exact = after(load("digits", SMALL), digits, on_cpu(), 1)
+    assert all(abs(float(exact[name]) - value.item()) < 0.02 for name, value in values.items())
+    replica.close()
+
+
+def test_a_diverged_step_changes_no_weights() -> None:
+    xla = Xla()
+    weights = nn.Parameter(torch.ones(3).to(xla.device))
+    optimizer = torch.optim.Adam([weights], lr=0.1)
+    for skip, expected in ((0.0, 0.9), (1.0, 0.9)):
+        weights.grad = torch.full((3,), float("nan") if skip else 1.0, device=xla.device)
+        xla.step(optimizer, torch.tensor(skip).to(xla.device))
+        xla.finish()
+        assert torch.allclose(weights.detach().cpu(), torch.full((3,), expected))
+
+
+def emulated(rank: int, count: int, run: Run, data: Location) -> dict[str, Tensor]:
+    return after(run, data, Xla(rank, count), 2)
+
+
+def test_two_emulated_hosts_are_one(digits: Location) -> None:
+    run = load("digits", ["batch.size=64", *SMALL[1:]])
+    found = apart(run_replicas(2, emulated, run, digits), after(run, digits, on_cpu(), 2))
+    print(f"two steps, 2 hosts x {CHIPS} chips against one CPU: {found}")
+    assert found[0] < 1e-5
+
+
+def test_the_parts_of_hosts_are_put_in_the_batchs_order() -> None:
+    xla, size = Xla(), 8
+    # Three processes have read 3, 1 and 4 rows, and padded them.
+    numbers = torch.full((3, size), size)
+    images = torch.full((3, size, 2, 2), -1.0)
+    for process, rows in enumerate(([0, 1, 2], [3], [4, 5, 6, 7])):
+        for place, row in enumerate(rows):
+            numbers[process, place], images[process, place] = row, float(row)
+    order = in_order(numbers.flatten().to(xla.device), size)
+    found = images.flatten(0, 1).to(xla.device).index_select(0, order).cpu()
+    assert found[:, 0, 0].tolist() == list(range(size))
+
+
+@pytest.mark.parametrize("read", [[5], [2, 6]])
+def test_what_a_process_feeds_arrives_as_it_was_read(read: list[int]) -> None:
+    """The path of several hosts, by one process that feeds all there is."""
+    xla = Xla()
+    xla._feeds_a_part = True
+    for count in read:  # Fewer than the batch: the rest would be others'.
+        rows = xla.rows(0, count, 8)
+        assert rows.tolist() == list(range(8))
+        images = torch.arange(count * 4, dtype=torch.uint8).view(count, 1, 2, 2)
+        assert torch.equal(xla.to_device(images).cpu()[:count], images)
+
+
+def test_a_pod_that_is_wired_wrongly_is_named() -> None:
+    assert wiring(4, 4, 4) is None
+    for world_size, processes, ones in ((4, 1, 1), (4, 8, 8), (4, 4, 1)):
+        assert f"Ray has started {world_size}" in str(wiring(world_size, processes, ones))
+    assert hosts_in_a_row([0, 0, 1, 1]) == [0, 1, 2, 3]
+    assert hosts_in_a_row([1, 0, 1, 0]) == [1, 3, 0, 2]
