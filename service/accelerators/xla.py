@@ -134,8 +134,8 @@ def wiring(world_size: int, processes: int, ones: int) -> str | None:
     if processes == world_size == ones:
         return None
     return (
-        f"XLA sees {processes} hosts and adds up over {ones}, Ray has started {world_size}: its workers are not one "
-        "slice's hosts, or the hosts do not find each other (TPU_WORKER_HOSTNAMES, TPU_WORKER_ID; docs/tpu.md)"
+        f"of the {world_size} hosts that Ray has started, XLA counts {processes} and adds up over {ones}: they are not "
+        "one slice's hosts, or do not find each other (TPU_WORKER_HOSTNAMES, TPU_WORKER_ID; docs/tpu.md)"
     )
 
 
