@@ -48,10 +48,12 @@ class Optimizer(Component):
 
 
 def state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """What continues of an optimizer, on the host, whatever hardware it has run on."""
+    """A copy of what continues of an optimizer, on the host, whatever hardware it has run on."""
     whole = optimizer.state_dict()
     values = {
-        number: {name: value.cpu() if isinstance(value, Tensor) else value for name, value in of_one.items()}
+        number: {
+            name: value.to("cpu", copy=True) if isinstance(value, Tensor) else value for name, value in of_one.items()
+        }
         for number, of_one in whole["state"].items()
     }
     groups = [
