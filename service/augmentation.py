@@ -48,7 +48,7 @@ def _cut(images: Tensor, jitter: float, drawn: Tensor) -> Tensor:
     """Of images enlarged so much, for each a part as large as before, whose place (N, 2) in [0, 1) says."""
     height, width = images.shape[2:]
     along_rows, along_columns = (
-        _enlarging(size, round(size * jitter)).to(images, non_blocking=True) for size in (height, width)
+        _enlarging(size, round(size * jitter), images.device, images.dtype) for size in (height, width)
     )
     enlarged = (along_rows @ images @ along_columns.T).clamp(-1, 1)
     rows, columns = (
@@ -61,9 +61,11 @@ def _cut(images: Tensor, jitter: float, drawn: Tensor) -> Tensor:
 
 
 @functools.cache
-def _enlarging(size: int, larger: int) -> Tensor:
+def _enlarging(size: int, larger: int, device: torch.device, dtype: torch.dtype) -> Tensor:
     """(larger, size), what a column of pixels is multiplied with: bicubic interpolation is linear in them.
 
     XLA has products, and no resize operation.
     """
-    return F.interpolate(torch.eye(size, dtype=torch.float64)[None, None], (larger, size), mode="bicubic")[0, 0]
+    return F.interpolate(torch.eye(size, dtype=torch.float64)[None, None], (larger, size), mode="bicubic")[0, 0].to(
+        device, dtype
+    )

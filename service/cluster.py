@@ -93,7 +93,9 @@ def replicas(run: Run) -> Replicas:
     for node in nodes:
         has.update(node["Resources"])
     match run.cluster.accelerator:
-        case "auto" if has["TPU"]:
+        case "auto" if run.cluster.emulated_chips:
+            return _emulated(run, nodes)
+        case "auto" if has["TPU"] or run.cluster.tpu or run.cluster.topology:  # Or else is to come.
             return _on_tpu(run, nodes)
         case "xla":
             return _emulated(run, nodes) if run.cluster.emulated_chips else _on_tpu(run, nodes)

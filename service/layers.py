@@ -135,9 +135,10 @@ class KeyedDropout(nn.Module):
             return x
         shape = x.shape[1:2] if self.whole_channels else x.shape[1:]
         drawn = self.batch.uniform(self.batch.visit(self.name), shape.numel())
-        mask = (drawn >= self.p).to(x.dtype) / (1.0 - self.p)
+        # In bfloat16 the factor would be rounded, and what is left be larger or smaller than what was there.
+        mask = (drawn >= self.p).to(torch.promote_types(x.dtype, torch.float32)) / (1.0 - self.p)
         mask = mask.view(len(x), *shape)
-        return x * (_channels(mask, x) if self.whole_channels else mask)
+        return (x * (_channels(mask, x) if self.whole_channels else mask)).to(x.dtype)
 
 
 class KeyedNoise(nn.Module):

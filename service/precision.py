@@ -8,11 +8,20 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import _SpectralNorm
 
 from service.layers import GlobalBatchNorm, GlobalMinibatch
 from service.norms import PixelNorm, SwitchableNorm
 
-_REDUCE = (GlobalBatchNorm, GlobalMinibatch, SwitchableNorm, PixelNorm, nn.InstanceNorm2d, nn.GroupNorm)
+_REDUCE = (
+    GlobalBatchNorm,
+    GlobalMinibatch,
+    SwitchableNorm,
+    PixelNorm,
+    nn.InstanceNorm2d,
+    nn.GroupNorm,
+    _SpectralNorm,  # Its vectors go on from step to step, and add roundings up.
+)
 
 
 def in_bfloat16(network: nn.Module) -> None:

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import _SpectralNorm
 
 from pipelines.loader import open_loader
 from pipelines.storage import Location
@@ -83,6 +84,19 @@ def test_products_are_bfloat16_and_what_reduces_is_not(digits: Location) -> None
     replica.step(0)
     replica.close()
     assert seen == {"product": {torch.bfloat16}, "norm": {torch.float32}}
+
+
+def test_singular_values_are_found_out_of_autocast(digits: Location) -> None:
+    """On a CPU autocast leaves them alone; on CUDA it would not."""
+    run = load("digits", [*SMALL, "dtype=bfloat16", "regularizers=spectral_norm"])
+    replica = Replica(run, TorchDistributed(torch.device("cpu")), open_loader(digits, run.data.transform, 16, 0))
+    found = [one for one in replica.critics.modules() if isinstance(one, _SpectralNorm)]
+    within = list[bool]()
+    for one in found:
+        one._power_method = lambda *_: within.append(torch.is_autocast_enabled("cpu"))  # type: ignore[method-assign]
+    replica.step(0)
+    replica.close()
+    assert within and not any(within)
 
 
 def test_an_optimizers_state_says_nothing_of_how_it_was_computed() -> None:

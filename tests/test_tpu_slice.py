@@ -50,6 +50,9 @@ def test_the_clusters_only_kind_of_slice_is_the_one() -> None:
     assert find_slice([node(), node(), node("TPU-V4", "2x2x2", alive=False)], None, None) == four
     both = [node(), node("TPU-V6E", "2x4")]
     assert find_slice(both, "v5litepod", None) == find_slice(both, None, "4x4") == four
+    assert find_slice(both, "TPU-V5LITEPOD", None) == four
+    with pytest.raises(ConfigError, match=r"cluster\.tpu: Invalid accelerator_type: v5e"):
+        find_slice(both, "v5e", None)
     with pytest.raises(ConfigError, match=r"has v5litepod 4x4, 4 hosts of 4 chips, v6e 2x4, 1 host of 8 chips; say"):
         find_slice(both, None, None)
     assert find_slice([], "v5litepod", "4x4") == four  # An autoscaler will bring it.
@@ -65,6 +68,8 @@ def test_the_clusters_only_kind_of_slice_is_the_one() -> None:
         (["cluster.topology=3x4", "cluster.tpu=v5litepod"], "cluster.topology: v5litepod has no slice of 3x4"),
         (["cluster.topology=4x4", "cluster.tpu=v5e"], "cluster.tpu: "),
         (["cluster.topology=4x4", "cluster.tpu=v5litepod"], "takes replicas=4"),
+        (["cluster.topology=4x4", "cluster.tpu=v5litepod", "cluster.accelerator=auto"], "takes replicas=4"),
+        (["cluster.emulated_chips=3", "cluster.accelerator=auto"], "evenly over 3 chips"),
         (["cluster.emulated_chips=2", "replicas=2", "cluster.min_replicas=1"], "cluster.min_replicas: "),
     ],
 )

@@ -49,6 +49,8 @@ class Xla:
         self.collective: Collective = ProcessGroup(through_host=True) if apart else OneReplica(in_one_place=False)
         self._feeds_a_part = world_size > 1 and not apart
         self._chips = xr.global_runtime_device_count()
+        if not apart and (problem := wiring(world_size, xr.process_count(), xr.process_count())):
+            raise RuntimeError(problem)  # Asked first: a sum over hosts of which some are missing would wait for ever.
         self._mesh = _pod(world_size) if self._feeds_a_part else _mesh(range(self._chips))
         self._asked, self._rows = (0, 0), torch.arange(0, device=self.device)
         self._order = self._rows
@@ -129,7 +131,7 @@ def wiring(world_size: int, processes: int, ones: int) -> str | None:
     Args:
         world_size: how many processes Ray has started.
         processes: how many XLA sees.
-        ones: the sum over all processes, by XLA, of a one each.
+        ones: how many processes' values a sum over all chips has found.
     """
     if processes == world_size == ones:
         return None
@@ -161,8 +163,6 @@ def in_order(numbers: Tensor, size: int) -> Tensor:
 def _pod(world_size: int) -> xs.Mesh:
     """A mesh over all chips, in the order in which processes read; raises RuntimeError if the pod is not one."""
     processes, chips = xr.process_count(), xr.global_runtime_device_count()
-    if problem := wiring(world_size, processes, processes):  # Else the sum might wait for ever.
-        raise RuntimeError(problem)
     mesh, here = _mesh(range(chips)), xr.addressable_runtime_device_count()
     mine = torch.full((here,), xr.process_index(), dtype=torch.int64)
     owners = _parts(mine, mesh, torch_xla.device()) + 0

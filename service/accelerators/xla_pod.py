@@ -39,10 +39,7 @@ class Slice:
     @classmethod
     def of(cls, version: str, topology: str) -> Slice:
         """Raises ConfigError if there is no such slice."""
-        try:
-            version = get_tpu_version_from_type(version)
-        except ValueError as error:
-            raise ConfigError(f"cluster.tpu: {error}") from error
+        version = _version(version)
         if not TPUAcceleratorManager.is_valid_tpu_accelerator_topology(version, topology):
             raise ConfigError(f"cluster.topology: {version} has no slice of {topology}; as 4x4 of v5litepod or v6e")
         hosts, resources = get_tpu_worker_resources(topology, _accelerator_type(version))
@@ -83,6 +80,7 @@ def find_slice(nodes: Iterable[Mapping[str, Any]], version: str | None, topology
     """
     if version and topology:
         return Slice.of(version, topology)
+    version = version and _version(version)
     there = {
         (labels[_TYPE], labels[_TOPOLOGY])
         for node in nodes
@@ -98,6 +96,13 @@ def find_slice(nodes: Iterable[Mapping[str, Any]], version: str | None, topology
     raise ConfigError(
         f"cluster.topology: which TPU slice? The cluster has {has}; say cluster.tpu=v5litepod cluster.topology=4x4"
     )
+
+
+def _version(name: str) -> str:
+    try:
+        return str(get_tpu_version_from_type(name))
+    except ValueError as error:
+        raise ConfigError(f"cluster.tpu: {error}") from error
 
 
 def _accelerator_type(version: str) -> str:
