@@ -10,6 +10,7 @@ from pipelines.ingest import ingest
 from pipelines.loader import open_loader
 from pipelines.storage import Location
 from service.accelerators.torch_distributed import TorchDistributed
+from service.config import Run
 from service.optimizers.adam import Adam
 from service.recipe import load, recipes
 from service.replica import Replica
@@ -25,15 +26,21 @@ OVERRIDES = {"noisy-gan-mnist": ["scheme.critic_batch=8"], "guide-gan-mnist": ["
 STEPS = {"self-sim-gan-mnist": 100}
 
 
-@pytest.mark.parametrize("name", list(recipes()))
-def test_a_recipe_trains_both_networks(name: str, tmp_path: Path) -> None:
+def with_small_data(name: str, folder: Path) -> tuple[Run, list[Location]]:
+    """A recipe with smaller batches, or images, and data sets that are made up for it."""
     run = load(name)
     small = ["data.transform.size=64"] if run.task.translates else ["batch.size=16", *OVERRIDES.get(name, [])]
     run = load(name, small)
-    sets = [Location.of(str(tmp_path / f"shards-{number}")) for number in range(run.task.data_sets)]
-    for number, folder in enumerate(sets):
-        source = pairs(tmp_path / f"{number}") if run.task.needs_pairs else FewKinds(kinds=run.task.labels or 10)
-        ingest(source, run.data.transform, folder)
+    sets = [Location.of(str(folder / f"shards-{number}")) for number in range(run.task.data_sets)]
+    for number, place in enumerate(sets):
+        source = pairs(folder / f"{number}") if run.task.needs_pairs else FewKinds(kinds=run.task.labels or 10)
+        ingest(source, run.data.transform, place)
+    return run, sets
+
+
+@pytest.mark.parametrize("name", list(recipes()))
+def test_a_recipe_trains_both_networks(name: str, tmp_path: Path) -> None:
+    run, sets = with_small_data(name, tmp_path)
     loaders = [open_loader(folder, run.data.transform, run.batch.size, run.seed) for folder in sets]
     replica = Replica(run, TorchDistributed(torch.device("cpu")), *loaders)
     before = [parameter.detach().clone() for parameter in replica.generator.parameters()]

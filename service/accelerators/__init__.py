@@ -59,7 +59,7 @@ class Accelerator(Protocol):
         ...
 
     def to_device(self, read: Tensor) -> Tensor:
-        """What was read of each of the batch's rows, (N, ...), where `rows` says that they are."""
+        """What was read of each of the batch's rows, (N, ...), where `rows`, asked before, says that they are."""
         ...
 
     def fetch(self, values: Mapping[str, Tensor]) -> Pending:

@@ -53,9 +53,8 @@ class Slice:
         """What to ask Ray for: a worker on each host, with all of its chips and so many CPUs."""
         each = {"TPU": float(self.chips), "CPU": cpus}
         kind = _accelerator_type(self.version)
-        if (
-            self.hosts == 1
-        ):  # With a topology, Ray would take any host that has as many chips, and break a larger slice.
+        if self.hosts == 1:
+            # With a topology, Ray would take any host that has as many chips, and break a larger slice.
             where = {_TOPOLOGY: self.topology}
             return ray.train.ScalingConfig(
                 use_tpu=True, num_workers=1, accelerator_type=kind, resources_per_worker=each, label_selector=where
@@ -146,7 +145,6 @@ def _use_emulated(chips: int) -> None:
 
 
 def _use_tpu(_: int) -> None:
-    flags = (
-        f"{FULL_PRECISION} {os.environ.get('LIBTPU_INIT_ARGS', '')}".strip()
-    )  # What a user says comes last, and counts.
+    # What a user says comes last, and counts.
+    flags = f"{FULL_PRECISION} {os.environ.get('LIBTPU_INIT_ARGS', '')}".strip()
     os.environ |= {"PJRT_DEVICE": "TPU", "LIBTPU_INIT_ARGS": flags}

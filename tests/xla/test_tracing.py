@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import torch_xla.debug.metrics as counters
 
-from pipelines.ingest import ingest
 from pipelines.loader import open_loader
 from pipelines.storage import Location
 from service.accelerators.xla import Xla
@@ -14,9 +13,8 @@ from service.components import ConfigError
 from service.config import Run
 from service.recipe import load, recipes
 from service.replica import Replica
-from tests.made_data import FewKinds, pairs
 from tests.test_combinations import OBJECTIVES, SCHEMES, TASKS, TRANSLATIONS, data
-from tests.test_recipes import OVERRIDES
+from tests.test_recipes import with_small_data
 
 __all__ = ["data"]
 
@@ -44,14 +42,7 @@ def trace(run: Run, folders: Sequence[Location]) -> None:
 
 @pytest.mark.parametrize("name", list(recipes()))
 def test_a_recipe_stays_on_the_device(name: str, tmp_path: Path) -> None:
-    run = load(name)
-    small = ["data.transform.size=64"] if run.task.translates else ["batch.size=16", *OVERRIDES.get(name, [])]
-    run = load(name, small)
-    sets = [Location.of(str(tmp_path / f"shards-{number}")) for number in range(run.task.data_sets)]
-    for number, folder in enumerate(sets):
-        source = pairs(tmp_path / f"{number}") if run.task.needs_pairs else FewKinds(kinds=run.task.labels or 10)
-        ingest(source, run.data.transform, folder)
-    trace(run, sets)
+    trace(*with_small_data(name, tmp_path))
     assert left_the_device() == []
 
 
