@@ -8,10 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+
 # Doubling by nearest neighbour and then a 3x3 kernel (w0, w1, w2) reads every input pixel twice, so output
 # rows 2i and 2i+1 are (w0, w1 + w2) and (w0 + w1, w2) of input rows (i-1, i) and (i, i+1). As a transposed
 # convolution of stride 2 that is one 4-tap kernel: w2, w1 + w2, w0 + w1, w0.
-_TAPS = ((0.0, 0.0, 1.0), (0.0, 1.0, 1.0), (1.0, 1.0, 0.0), (1.0, 0.0, 0.0))
+def _four_taps(kernel: Tensor, dim: int) -> Tensor:
+    first, second, third = kernel.unbind(dim)
+    return torch.stack([third, second + third, first + second, first], dim)
 
 
 class UpsampleConv(nn.Conv2d):
@@ -21,16 +24,12 @@ class UpsampleConv(nn.Conv2d):
     4 multiplications an output value instead of 9, and no enlarged image in between.
     """
 
-    taps: Tensor
-
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__(in_channels, out_channels, 3, padding=1)
-        self.register_buffer("taps", torch.tensor(_TAPS), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in, H, W) -> (N, out, 2H, 2W)."""
-        taps = self.taps.to(self.weight.dtype)
-        kernel = (taps @ self.weight @ taps.T).transpose(0, 1)
+        kernel = _four_taps(_four_taps(self.weight, 2), 3).transpose(0, 1)
         return F.conv_transpose2d(x, kernel, self.bias, stride=2, padding=1)
 
 

@@ -1,7 +1,7 @@
 """bfloat16 where it pays, by torch's autocast: in the convolutions and matrix products of networks.
 
-Weights, what networks take and give, and so all losses, stay float32; and so do layers that reduce over pixels or
-over the batch, whose sums would lose what they are for in 8 bits of mantissa.
+Weights, what networks take and give, and so all losses, stay float32; and so does what sums over pixels or over the
+batch, which would lose what it is for in 8 bits of mantissa: some layers, and weights' gradients.
 """
 
 from __future__ import annotations
@@ -11,11 +11,14 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import _SpectralNorm
 
 from service.layers import GlobalBatchNorm, GlobalMinibatch
+from service.noisy import NoisyHeads
 from service.norms import PixelNorm, SwitchableNorm
+from service.products import ShortProducts
 
 _REDUCE = (
     GlobalBatchNorm,
     GlobalMinibatch,
+    NoisyHeads,  # Its weights' gradients are sums, and its product is no linear layer's.
     SwitchableNorm,
     PixelNorm,
     nn.InstanceNorm2d,
@@ -35,7 +38,7 @@ def in_bfloat16(network: nn.Module) -> None:
 
 class _Bfloat16(nn.Module):
     def forward(self, *inputs: Tensor) -> Tensor:
-        with torch.autocast(inputs[0].device.type, torch.bfloat16):
+        with torch.autocast(inputs[0].device.type, torch.bfloat16), ShortProducts(torch.bfloat16):
             made: Tensor = super().forward(*inputs)
         return made.float()
 

@@ -13,7 +13,7 @@ LAYERS = [
     {"service.components", "service.collectives", "service.randomness", "service.pixels"},
     {"pipelines", "service.batch", "service.blocks", "service.norms", "service.noisy", "service.patches",
      "service.growth", "service.vgg", "service.shared_pass", "service.layers", "service.ema", "service.minibatch",
-     "service.accelerators", "service.divergence", "service.precision"},
+     "service.accelerators", "service.divergence", "service.precision", "service.products"},
     {"service.networks", "service.objectives", "service.balances", "service.tasks", "service.regularizers",
      "service.optimizers", "service.terms", "service.panel", "service.augmentation"},
     {"service.judging", "service.penalties", "service.pool"},
