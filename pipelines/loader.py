@@ -108,6 +108,8 @@ class Loader:
         reading: Reading = Reading(),
     ) -> None:
         self.manifest = blocks.manifest
+        #: No replica reads more rows of any batch.
+        self.most = order.most(world_size)
         self._blocks, self._transform, self._order, self._reading = blocks, transform, order, reading
         self._rank, self._world_size = rank, world_size
         self._decoders = self._new_decoders()

@@ -98,6 +98,13 @@ class Order:
         """The step that takes what stands at `position` of a lane's stream."""
         return -(-((position + 1) * self.lanes - int(self._offsets[lane])) // self.batch_size) - 1
 
+    def most(self, world_size: int) -> int:
+        """No replica of so many reads more rows of any batch."""
+        steps = range(self.lanes // math.gcd(self.lanes, self.batch_size) + 1)  # Shares then come again.
+        counts = np.diff([self.positions(step) for step in steps], axis=0)
+        owned = [self.lanes_of(rank, world_size) for rank in range(world_size)]
+        return max(int(counts[:, lanes.start : lanes.stop].sum(1).max()) for lanes in owned)
+
     def share(self, step: int, rank: int, world_size: int) -> Share:
         """The part of `step`'s batch that replica `rank` of `world_size` owns."""
         before, after = self.positions(step), self.positions(step + 1)

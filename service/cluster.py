@@ -9,15 +9,17 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import ray
 import ray.train
 
-from service.accelerators.xla_pod import XlaConfig, find_slice
 from service.circumstances import Cluster
 from service.components import ConfigError
 from service.config import Run, in_submitted_job
+
+if TYPE_CHECKING:
+    from service.accelerators.xla_pod import XlaConfig
 
 _ROOT = Path(__file__).resolve().parent.parent
 _KNOCK_SECONDS = 5.0
@@ -126,16 +128,27 @@ def _on_tpu(run: Run, nodes: Sequence[Mapping[str, Any]]) -> Replicas:
             "cluster.accelerator: xla needs a TPU, and the cluster has none; cluster.emulated_chips=4 emulates one on "
             "CPUs, and cluster.tpu and cluster.topology say for which slice to wait"
         )
+    from service.accelerators.xla_pod import XlaConfig, find_slice  # It needs parts of Ray that other runs do not.
+
     found = find_slice(hosts, run.cluster.tpu, run.cluster.topology)
     if run.replicas != found.hosts or run.cluster.min_replicas not in (None, found.hosts):
         raise ConfigError(f"replicas: each host of a slice is one, and {found} takes replicas={found.hosts}")
     _check_chips(run, found.chips)
-    cpus = run.cluster.cpus_per_replica or max(1.0, min(_cpus(hosts), default=1.0) // 1)
+    has = min(_cpus([host for host in hosts if found.has(host)]), default=None)
+    cpus = run.cluster.cpus_per_replica or max(1.0, (has or 1.0) // 1)
+    if has is not None and cpus > has:
+        raise ConfigError(f"cluster.cpus_per_replica: a host of {found} has {has:g} CPUs, not {cpus:g}")
     return Replicas("xla", str(found), found.scaling(cpus), XlaConfig())
 
 
 def _emulated(run: Run, nodes: Sequence[Mapping[str, Any]]) -> Replicas:
+    from service.accelerators.xla_pod import XlaConfig  # As above.
+
     chips = run.cluster.emulated_chips
+    if run.cluster.tpu or run.cluster.topology:
+        raise ConfigError(
+            "cluster.emulated_chips: cluster.tpu and cluster.topology name a real TPU; set those to null, or this to 0"
+        )
     _check_chips(run, chips)
     share = _share(run, nodes, run.cluster.cpus_per_replica or even_share(_cpus(nodes), run.replicas))
     return Replicas("xla", f"{chips} emulated chips", _scaling(run, {"CPU": share}), XlaConfig(chips))

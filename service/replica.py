@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -49,7 +50,7 @@ class Replica:
             accelerator.collective,
             accelerator.device,
             run.torch_dtype,
-            accelerator.rows,
+            partial(accelerator.rows, most=max(loader.most for loader in loaders)),
         )
         self._pools = Pools(run.task.pool, self._batch)
         self._seats = run.critics.seats(run.task.games)

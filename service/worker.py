@@ -22,7 +22,7 @@ from pipelines.loader import Loader, Reading, open_loader
 from pipelines.shards import DamagedShardError
 from pipelines.storage import Location, join
 from service import best, checkpoints
-from service.accelerators import Accelerator
+from service.accelerators import Accelerator, AcceleratorError
 from service.accelerators.torch_distributed import TorchDistributed
 from service.checkpoints import State
 from service.config import Run, from_tree
@@ -70,7 +70,7 @@ def replica_main(job: Job) -> Diverged | Stopped | None:
         start = _restore(run, replica)
         outputs = RayOutputs(run, job, chief=accelerator.rank == 0, start=start)
         diverged = train(run, accelerator, replica, outputs, start)
-    except DamagedShardError as error:
+    except (DamagedShardError, AcceleratorError) as error:
         # Only Ray can end the others, who wait for this replica; what it then starts again looks at the board.
         ray.get(job.board.give_up.remote(str(error)))
         raise

@@ -17,13 +17,15 @@ SETTINGS = [(1797, 7, 64, 64), (1797, 100, 64, 100), (500, 3, 64, 12), (70, 70, 
 @pytest.mark.parametrize(("rows", "block_rows", "lanes", "batch"), SETTINGS)
 def test_every_world_size_deals_the_same_global_batches(rows: int, block_rows: int, lanes: int, batch: int) -> None:
     blocks = blocks_of(rows, block_rows)
+    whole_order = Order(blocks, lanes, batch, seed=3)
     for step in (0, 1, 17, 12345):
-        whole = Order(blocks, lanes, batch, seed=3).share(step, 0, 1)
+        whole = whole_order.share(step, 0, 1)
         assert len(whole.indices) == batch
         assert whole.first_row == 0
         for world_size in {1, 2, 3, 4, 7, 64} & set(range(1, lanes + 1)):
             shares = [Order(blocks, lanes, batch, seed=3).share(step, rank, world_size) for rank in range(world_size)]
             assert np.array_equal(np.concatenate([share.indices for share in shares]), whole.indices)
+            assert max(len(share.indices) for share in shares) <= whole_order.most(world_size)
             starts = np.cumsum([0] + [len(share.indices) for share in shares])[:-1]
             assert [share.first_row for share in shares] == starts.tolist()
 
@@ -36,6 +38,14 @@ def lane_stream(order: Order, lane: int, length: int) -> list[int]:
         taken += order.share(step, lane, order.lanes).indices.tolist()
         step += 1
     return taken[:length]
+
+
+@pytest.mark.parametrize(("rows", "block_rows", "lanes", "batch"), SETTINGS)
+def test_the_most_that_a_replica_reads_is_read_by_one(rows: int, block_rows: int, lanes: int, batch: int) -> None:
+    order = Order(blocks_of(rows, block_rows), lanes, batch, seed=3)
+    for world_size in {1, 2, 3, 4, 7} & set(range(1, lanes + 1)):
+        shares = [order.share(step, rank, world_size) for step in range(5, 5 + lanes) for rank in range(world_size)]
+        assert max(len(share.indices) for share in shares) == order.most(world_size)
 
 
 @pytest.mark.parametrize(("rows", "block_rows", "lanes", "batch"), SETTINGS)

@@ -5,14 +5,18 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import ray
 from ray.cluster_utils import Cluster
 
+from service import worker
+from service.accelerators import AcceleratorError
 from service.accelerators.xla_pod import Slice, find_slice
 from service.components import ConfigError
+from service.progress import Board
 from tests.conftest import RAY_ENVIRONMENT, train
 
 TINY = ["digits", "steps=2", "network.generator_channels=4", "network.critic_channels=4"]
@@ -48,7 +52,7 @@ def test_a_slice_has_so_many_hosts_and_chips(version: str, topology: str, hosts:
 def test_the_clusters_only_kind_of_slice_is_the_one() -> None:
     four = Slice.of("v5litepod", "4x4")
     assert find_slice([node(), node(), node("TPU-V4", "2x2x2", alive=False)], None, None) == four
-    both = [node(), node("TPU-V6E", "2x4")]
+    both = [node(), node("TPU-V6E", "2x4"), node("TPU-V99")]  # Ray does not know the last.
     assert find_slice(both, "v5litepod", None) == find_slice(both, None, "4x4") == four
     assert find_slice(both, "TPU-V5LITEPOD", None) == four
     with pytest.raises(ConfigError, match=r"cluster\.tpu: Invalid accelerator_type: v5e"):
@@ -70,6 +74,7 @@ def test_the_clusters_only_kind_of_slice_is_the_one() -> None:
         (["cluster.topology=4x4", "cluster.tpu=v5litepod"], "takes replicas=4"),
         (["cluster.topology=4x4", "cluster.tpu=v5litepod", "cluster.accelerator=auto"], "takes replicas=4"),
         (["cluster.emulated_chips=3", "cluster.accelerator=auto"], "evenly over 3 chips"),
+        (["cluster.emulated_chips=2", "cluster.topology=4x4"], "cluster.emulated_chips: "),
         (["cluster.emulated_chips=2", "replicas=2", "cluster.min_replicas=1"], "cluster.min_replicas: "),
     ],
 )
@@ -122,3 +127,21 @@ def test_a_run_takes_the_whole_slice(pod: str, tmp_path: Path) -> None:
     assert "torch_xla is not installed where the replicas run: pip install 'selfgan[tpu]'" in err
     code, _, err = train(*TINY, f"storage={tmp_path}", "replicas=2", address=pod)
     assert code == 2 and "v5litepod 4x4, 4 hosts of 4 chips takes replicas=4" in err
+    code, _, err = train(*words, "cluster.cpus_per_replica=3", address=pod)
+    assert code == 2 and "a host of v5litepod 4x4, 4 hosts of 4 chips has 2 CPUs, not 3" in err
+
+
+def test_a_pod_that_is_wired_wrongly_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray starts workers again when one fails; each looks at the board first."""
+    board = Board()
+    actor = SimpleNamespace(read=SimpleNamespace(remote=board.read), give_up=SimpleNamespace(remote=board.give_up))
+    job: Any = SimpleNamespace(board=actor, accelerator="cpu")
+
+    def set_up(_: Any) -> None:
+        raise AcceleratorError("of the 4 hosts that Ray has started, XLA counts 1")
+
+    monkeypatch.setattr(worker, "set_up", set_up)
+    monkeypatch.setattr(ray, "get", lambda found: found)
+    with pytest.raises(AcceleratorError):
+        worker.replica_main(job)
+    assert worker.replica_main(job) == worker.Stopped("of the 4 hosts that Ray has started, XLA counts 1")

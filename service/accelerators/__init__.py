@@ -11,6 +11,10 @@ from torch import Tensor, nn
 from service.collectives import Collective
 
 
+class AcceleratorError(RuntimeError):
+    """The hardware is not what a replica was promised. Another attempt would find the same."""
+
+
 class Pending(Protocol):
     """Values on their way from the device to the host."""
 
@@ -50,11 +54,12 @@ class Accelerator(Protocol):
         """Let the device begin with all that it has been asked for; a compiler sees what lies between two calls."""
         ...
 
-    def rows(self, first: int, count: int, size: int) -> Tensor:
+    def rows(self, first: int, count: int, size: int, most: int) -> Tensor:
         """The numbers of the rows that it holds of a batch of `size`, of which this process has read `count`.
 
         Args:
             first: the first row that was read.
+            most: no process reads more rows of any batch.
         """
         ...
 

@@ -56,7 +56,7 @@ class TorchDistributed:
     def finish(self) -> None:
         """Kernels begin when they are asked for."""
 
-    def rows(self, first: int, count: int, size: int) -> Tensor:
+    def rows(self, first: int, count: int, size: int, most: int) -> Tensor:
         if (first, count) != self._asked:
             self._asked, self._rows = (first, count), torch.arange(first, first + count, device=self.device)
         return self._rows

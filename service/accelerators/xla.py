@@ -10,6 +10,7 @@ of them reduce through their hosts, by torch.distributed's gloo, and every reduc
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -21,7 +22,7 @@ import torch_xla.distributed.spmd as xs
 import torch_xla.runtime as xr
 from torch import Tensor, nn
 
-from service.accelerators import Pending
+from service.accelerators import AcceleratorError, Pending
 from service.collectives import Collective, OneReplica, ProcessGroup
 
 
@@ -32,10 +33,11 @@ class Xla:
         rank: of the process among `world_size`, as Ray counts them; XLA may count in another order.
 
     Raises:
-        RuntimeError: XLA does not see as many processes as there are, or cannot add up over them.
+        AcceleratorError: XLA does not see as many processes as there are, or cannot add up over them.
     """
 
     fused = False
+    _order: Tensor | None
 
     def __init__(self, rank: int = 0, world_size: int = 1) -> None:
         xr.use_spmd()
@@ -50,10 +52,12 @@ class Xla:
         self._feeds_a_part = world_size > 1 and not apart
         self._chips = xr.global_runtime_device_count()
         if not apart and (problem := wiring(world_size, xr.process_count(), xr.process_count())):
-            raise RuntimeError(problem)  # Asked first: a sum over hosts of which some are missing would wait for ever.
+            raise AcceleratorError(
+                problem
+            )  # Asked first: a sum over hosts of which some are missing would wait for ever.
         self._mesh = _pod(world_size) if self._feeds_a_part else _mesh(range(self._chips))
         self._asked, self._rows = (0, 0), torch.arange(0, device=self.device)
-        self._order = self._rows
+        self._part_length, self._order = 0, None
 
     def wrap(self, loss: nn.Module, some_unused: bool = False) -> nn.Module:
         return loss  # Its gradients are sums over the rows, wherever those lie.
@@ -71,26 +75,27 @@ class Xla:
     def finish(self) -> None:
         torch_xla.sync()
 
-    def rows(self, first: int, count: int, size: int) -> Tensor:
+    def rows(self, first: int, count: int, size: int, most: int) -> Tensor:
         if not self._feeds_a_part:
             if (first, count) != self._asked:
                 self._asked, self._rows = (first, count), self._over_chips(torch.arange(first, first + count))
             return self._rows
-        numbers = torch.full((size,), size, dtype=torch.int32)
-        numbers[:count] = torch.arange(first, first + count)
-        self._order = in_order(self._parts(numbers), size)
         if len(self._rows) != size:
             self._rows = self._over_chips(torch.arange(size))
+        here = self._chips // self.world_size
+        self._part_length, self._order = math.ceil(most / here) * here, None
+        if self._part_length * self.world_size != size:  # Some processes read more than others.
+            numbers = self._of_all_processes(torch.arange(first, first + count, dtype=torch.int32), beyond=size)
+            self._order = in_order(numbers, size)
         return self._rows
 
     def to_device(self, read: Tensor) -> Tensor:
         if not self._feeds_a_part:
             return self._over_chips(read)
-        # A process has more rows of one batch and fewer of the next, but a program has shapes that stay.
-        padded = read.new_zeros((len(self._rows), *read.shape[1:]))
-        padded[: len(read)] = read
-        placed = self._parts(padded).index_select(0, self._order)
-        xs.mark_sharding(placed, self._mesh, _axes(placed))
+        placed = self._of_all_processes(read)
+        if self._order is not None:
+            placed = placed.index_select(0, self._order)
+            xs.mark_sharding(placed, self._mesh, _axes(placed))
         return placed
 
     def _over_chips(self, rows: Tensor) -> Tensor:
@@ -100,9 +105,9 @@ class Xla:
             xs.mark_sharding(placed, self._mesh, _axes(placed))
         return placed
 
-    def _parts(self, rows: Tensor) -> Tensor:
-        """The rows of all processes, as many of each, one process after the other."""
-        return _parts(rows, self._mesh, self.device)
+    def _of_all_processes(self, own: Tensor, beyond: int = 0) -> Tensor:
+        """What each process has read, one after the other: as long parts of all, filled up with `beyond`."""
+        return fed(filled_up(own, self._part_length, beyond), self._mesh)
 
     def fetch(self, values: Mapping[str, Tensor]) -> Pending:
         stacked = torch.stack([value.to(torch.float64) for value in values.values()])
@@ -145,14 +150,22 @@ def _mesh(chips: Sequence[int]) -> xs.Mesh:
     return xs.Mesh(np.array(chips), (len(chips),), ("rows",))
 
 
-def _parts(rows: Tensor, mesh: xs.Mesh, device: torch.device) -> Tensor:
-    sharding = xs.ShardingSpec(mesh, _axes(rows), minibatch=True)
-    placed: Tensor = xm.send_cpu_data_to_device([rows], device, input_sharding=sharding)[0]
+def fed(own: Tensor, mesh: xs.Mesh) -> Tensor:
+    """The rows of all processes, of which this one has its own: as many of each, one process after the other."""
+    sharding = xs.ShardingSpec(mesh, _axes(own), minibatch=True)
+    placed: Tensor = xm.send_cpu_data_to_device([own], torch_xla.device(), input_sharding=sharding)[0]
     return placed
 
 
 def _axes(rows: Tensor) -> tuple[str | None, ...]:
     return ("rows", *[None] * (rows.dim() - 1))
+
+
+def filled_up(rows: Tensor, length: int, value: int) -> Tensor:
+    """(N, ...) -> (length, ...): a process has more rows of one batch than of the next, but a program's shapes stay."""
+    longer = rows.new_full((length, *rows.shape[1:]), value)
+    longer[: len(rows)] = rows
+    return longer
 
 
 def in_order(numbers: Tensor, size: int) -> Tensor:
@@ -161,16 +174,25 @@ def in_order(numbers: Tensor, size: int) -> Tensor:
 
 
 def _pod(world_size: int) -> xs.Mesh:
-    """A mesh over all chips, in the order in which processes read; raises RuntimeError if the pod is not one."""
-    processes, chips = xr.process_count(), xr.global_runtime_device_count()
-    mesh, here = _mesh(range(chips)), xr.addressable_runtime_device_count()
-    mine = torch.full((here,), xr.process_index(), dtype=torch.int64)
-    owners = _parts(mine, mesh, torch_xla.device()) + 0
-    xs.mark_sharding(owners, mesh, (None,))  # Each process is to see all of them.
-    found = owners.tolist()
-    if problem := wiring(world_size, processes, len(set(found))):
-        raise RuntimeError(problem)
-    return _mesh(hosts_in_a_row(found))
+    """A mesh over all chips, in the order in which processes read; raises AcceleratorError if the pod is not one."""
+    here, chips = xr.addressable_runtime_device_count(), xr.global_runtime_device_count()
+    owners = _seen_by_all(torch.full((here,), xr.process_index()), _mesh(range(chips)))
+    problem = wiring(world_size, xr.process_count(), len(set(owners)))
+    mesh = _mesh(hosts_in_a_row(owners))
+    own = torch.arange(here) + xr.process_index() * here
+    if problem is None and _seen_by_all(own, mesh) != list(range(chips)):
+        problem = f"what {world_size} hosts with {here} chips each feed does not arrive in their order"
+    if problem:
+        raise AcceleratorError(problem)
+    return mesh
+
+
+def _seen_by_all(own: Tensor, mesh: xs.Mesh) -> list[int]:
+    """A number of each chip, of which this process says those of its own."""
+    numbers = fed(own, mesh) + 0
+    xs.mark_sharding(numbers, mesh, (None,))
+    seen: list[int] = numbers.tolist()
+    return seen
 
 
 def _average_gradients(parameters: Sequence[nn.Parameter], collective: Collective) -> None:

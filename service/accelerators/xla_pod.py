@@ -49,6 +49,10 @@ class Slice:
         hosts = "1 host" if self.hosts == 1 else f"{self.hosts} hosts"
         return f"{self.version} {self.topology}, {hosts} of {self.chips} chips"
 
+    def has(self, node: Mapping[str, Any]) -> bool:
+        """Whether a node, as `ray.nodes` gives it, is a host of such a slice."""
+        return _slice_of(node) == self
+
     def scaling(self, cpus: float) -> ray.train.ScalingConfig:
         """What to ask Ray for: a worker on each host, with all of its chips and so many CPUs."""
         each = {"TPU": float(self.chips), "CPU": cpus}
@@ -80,12 +84,7 @@ def find_slice(nodes: Iterable[Mapping[str, Any]], version: str | None, topology
     if version and topology:
         return Slice.of(version, topology)
     version = version and _version(version)
-    there = {
-        (labels[_TYPE], labels[_TOPOLOGY])
-        for node in nodes
-        if node["Alive"] and {_TYPE, _TOPOLOGY} <= (labels := node.get("Labels", {})).keys()
-    }
-    found = {Slice.of(*kind) for kind in there}
+    found = {one for node in nodes if node["Alive"] and (one := _slice_of(node))}
     fitting = [
         one for one in found if one.version == (version or one.version) and one.topology == (topology or one.topology)
     ]
@@ -95,6 +94,15 @@ def find_slice(nodes: Iterable[Mapping[str, Any]], version: str | None, topology
     raise ConfigError(
         f"cluster.topology: which TPU slice? The cluster has {has}; say cluster.tpu=v5litepod cluster.topology=4x4"
     )
+
+
+def _slice_of(node: Mapping[str, Any]) -> Slice | None:
+    """The kind of slice of which a node is a host; None if it is of none, or of one that Ray does not know."""
+    labels = node.get("Labels", {})
+    try:
+        return Slice.of(labels[_TYPE], labels[_TOPOLOGY])
+    except (KeyError, ConfigError):
+        return None
 
 
 def _version(name: str) -> str:

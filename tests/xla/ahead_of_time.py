@@ -1,9 +1,10 @@
 """A step, compiled for a slice of TPU v5e that is not there: libtpu compiles without a chip.
 
-    python -m tests.xla.ahead_of_time TOPOLOGY RECIPE [KEY=VALUE ...]
+    python -m tests.xla.ahead_of_time TOPOLOGY ROWS RECIPE [KEY=VALUE ...]
 
-prints what the chips tell one another in a step, and what for. Tracing takes PJRT's CPU client and as many devices as
-the slice has chips, and XLA reads that number once: a process for every size of slice, which the test starts.
+where ROWS says how many of a batch each host reads, as 64 or 16,16,16,16. It prints what the chips tell one another in
+a step, and what for. Tracing takes PJRT's CPU client and as many devices as the slice has chips, and XLA reads that
+number once: a process for every size of slice, which the test starts.
 """
 
 from __future__ import annotations
@@ -30,10 +31,13 @@ from torch import Tensor, nn
 from pipelines.ingest import ingest
 from pipelines.loader import open_loader
 from pipelines.storage import Location
+from service import checkpoints
+from service.accelerators.torch_distributed import TorchDistributed
 from service.accelerators.xla import Xla
 from service.recipe import load
 from service.replica import Replica
 from tests.made_data import FewKinds
+from tests.xla.pod import Pod
 
 _COLLECTIVE = re.compile("(all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute)(-start)?")
 _INSTRUCTION = re.compile(r"^ *(?:ROOT )?%(\S+) = (\(.*?\)|\S+) ([\w-]+)\((.*)$", re.MULTILINE)
@@ -84,6 +88,17 @@ def collectives(program: str) -> list[Collective]:
     ]
 
 
+def convolutions(program: str) -> list[tuple[str, ...]]:
+    """Of each convolution, as which a TPU has matrix products too: the type of what it makes, and of its factors."""
+    found = _INSTRUCTION.findall(program)
+    types = {name: shape.partition("[")[0] for name, shape, _, _ in found}
+    return [
+        (types[name], *(types[factor] for factor in _operands(rest)))
+        for name, _, opcode, rest in found
+        if opcode == "convolution"
+    ]
+
+
 def _part(name: str, by_name: Mapping[str, tuple[str, str]]) -> Part:
     shape, rest = by_name[name]
     while "op_name=" not in rest and (before := _operands(rest)):
@@ -107,16 +122,28 @@ def purpose(part: Part) -> str:
         return "gradients"
     if "randomness.py" in part.source:
         return "row numbers of draws"
+    if "index_select" in part.made_by:
+        return "order of rows"
     return "losses and weights" if "Loss" in part.made_by else part.made_by
 
 
-def main(topology: str, recipe: str, words: Sequence[str]) -> None:
+def main(topology: str, rows: Sequence[int], recipe: str, words: Sequence[str]) -> None:
     run = load(recipe, words)
     with TemporaryDirectory() as folder:
         shards = Location.of(str(Path(folder, "shards")))
         ingest(FewKinds(kinds=run.task.labels or 10), run.data.transform, shards)
-        replica = Replica(run, Xla(), open_loader(shards, run.data.transform, run.batch.size, run.seed))
-        replica.step(0)  # The optimizer's state is there from the second step on, which is then the program that stays.
+        xla = Pod(rows) if len(rows) > 1 else Xla()
+        here, replica = (
+            Replica(run, accelerator, open_loader(shards, run.data.transform, run.batch.size, run.seed))
+            for accelerator in (TorchDistributed(torch.device("cpu")), xla)
+        )
+        # The program that stays is the second step's, whose optimizer has a state. The first is not taken on emulated
+        # chips, of which a few on a busy machine wait for each other for longer than XLA bears.
+        here.step(0)
+        checkpoints.save(here.state(1), Path(folder, "first"))
+        replica.restore(checkpoints.load(Path(folder, "first"), replica.identity))
+        here.close()
+        torch_xla.sync()
         Xla.finish = lambda self: None  # type: ignore[method-assign]
         with named_after_modules():
             replica.step(1)
@@ -126,6 +153,7 @@ def main(topology: str, recipe: str, words: Sequence[str]) -> None:
     print(json.dumps({
         "partitions": partitions(program),
         "bfloat16": len(re.findall(r"\bbf16\[", program)),
+        "convolutions": convolutions(program),
         "collectives": [(one.kind, sorted({purpose(part) for part in one.parts})) for one in found],
         "parts": [(one.kind, *part) for one in found for part in one.parts],
     }))  # fmt: skip
@@ -172,4 +200,4 @@ def named_after_modules() -> Iterator[None]:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], sys.argv[3:])
+    main(sys.argv[1], [int(count) for count in sys.argv[2].split(",")], sys.argv[3], sys.argv[4:])

@@ -9,12 +9,12 @@ import torch
 import torch_xla.debug.metrics as counters
 from torch import Tensor, nn
 
-from pipelines.loader import open_loader
+from pipelines.loader import Loader, open_loader
 from pipelines.storage import Location
 from service import checkpoints
-from service.accelerators import Accelerator
+from service.accelerators import Accelerator, AcceleratorError
 from service.accelerators.torch_distributed import TorchDistributed
-from service.accelerators.xla import Xla, hosts_in_a_row, in_order, wiring
+from service.accelerators.xla import Xla, _pod, hosts_in_a_row, wiring
 from service.checkpoints import State
 from service.config import Run
 from service.layers import GlobalBatchNorm
@@ -23,12 +23,13 @@ from service.recipe import load
 from service.replica import Replica
 from tests.processes import run_replicas
 from tests.xla.conftest import CHIPS
+from tests.xla.pod import Pod
 
 SMALL = ["batch.size=32", "network.generator_channels=8", "network.critic_channels=8"]
 
 
-def opened(run: Run, data: Location, accelerator: Accelerator) -> Replica:
-    loader = open_loader(
+def opened(run: Run, data: Location, accelerator: Accelerator, loader: Loader | None = None) -> Replica:
+    loader = loader or open_loader(
         data, run.data.transform, run.batch.size, run.order_seed(0), accelerator.reads_as, accelerator.world_size
     )
     return Replica(run, accelerator, loader)
@@ -44,9 +45,11 @@ def gradients(replica: Replica) -> dict[str, Tensor]:
     return {name: gradient.cpu() for name, gradient in found.items() if gradient is not None}
 
 
-def after(run: Run, data: Location, accelerator: Accelerator, steps: int) -> dict[str, Tensor]:
+def after(
+    run: Run, data: Location, accelerator: Accelerator, steps: int, loader: Loader | None = None
+) -> dict[str, Tensor]:
     """Everything that has come of some steps."""
-    replica = opened(run, data, accelerator)
+    replica = opened(run, data, accelerator, loader)
     for step in range(steps):
         values = replica.step(step)
     state = replica.state(steps)
@@ -202,29 +205,23 @@ def test_two_emulated_hosts_are_one(digits: Location) -> None:
     assert found[0] < 1e-5
 
 
-def test_the_parts_of_hosts_are_put_in_the_batchs_order() -> None:
-    xla, size = Xla(), 8
-    # Three processes have read 3, 1 and 4 rows, and padded them.
-    numbers = torch.full((3, size), size)
-    images = torch.full((3, size, 2, 2), -1.0)
-    for process, rows in enumerate(([0, 1, 2], [3], [4, 5, 6, 7])):
-        for place, row in enumerate(rows):
-            numbers[process, place], images[process, place] = row, float(row)
-    order = in_order(numbers.flatten().to(xla.device), size)
-    found = images.flatten(0, 1).to(xla.device).index_select(0, order).cpu()
-    assert found[:, 0, 0].tolist() == list(range(size))
+@pytest.mark.parametrize(
+    "cuts",
+    [[[16, 16]], [[10, 6, 9, 7], [7, 9, 6, 10]], [[32, 0], [31, 1]]],
+    ids=["as many each", "more and fewer", "none"],
+)
+def test_batches_that_hosts_have_read_in_parts_are_whole(cuts: Sequence[Sequence[int]], digits: Location) -> None:
+    run = load("digits", SMALL)
+    loader = open_loader(digits, run.data.transform, run.batch.size, run.order_seed(0))
+    found = apart(after(run, digits, Pod(*cuts), 2, loader), after(run, digits, on_cpu(), 2))
+    print(f"two steps, {len(cuts[0])} hosts that feed one program against one CPU: {found}")
+    assert found[0] < 1e-5
 
 
-@pytest.mark.parametrize("read", [[5], [2, 6]])
-def test_what_a_process_feeds_arrives_as_it_was_read(read: list[int]) -> None:
-    """The path of several hosts, by one process that feeds all there is."""
-    xla = Xla()
-    xla._feeds_a_part = True
-    for count in read:  # Fewer than the batch: the rest would be others'.
-        rows = xla.rows(0, count, 8)
-        assert rows.tolist() == list(range(8))
-        images = torch.arange(count * 4, dtype=torch.uint8).view(count, 1, 2, 2)
-        assert torch.equal(xla.to_device(images).cpu()[:count], images)
+def test_rows_that_are_shared_out_evenly_need_no_order() -> None:
+    for pod, ordered in ((Pod([4, 4]), False), (Pod([5, 3]), True)):
+        assert pod.rows(0, 8, 8, 8).tolist() == list(range(8))
+        assert (pod._order is not None) == ordered
 
 
 def test_a_pod_that_is_wired_wrongly_is_named() -> None:
@@ -233,5 +230,9 @@ def test_a_pod_that_is_wired_wrongly_is_named() -> None:
         assert f"of the {world_size} hosts that Ray has started, XLA counts {processes} and" in str(
             wiring(world_size, processes, ones)
         )
+    Xla()
+    with pytest.raises(AcceleratorError, match="of the 2 hosts that Ray has started, XLA counts 1 and adds up over 1"):
+        _pod(2)
+    assert list(_pod(1).get_logical_mesh()) == list(range(CHIPS))
     assert hosts_in_a_row([0, 0, 1, 1]) == [0, 1, 2, 3]
     assert hosts_in_a_row([1, 0, 1, 0]) == [1, 3, 0, 2]
