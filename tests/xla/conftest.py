@@ -2,21 +2,30 @@
 
 import importlib.util
 import os
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-if importlib.util.find_spec("torch_xla") is None:
-    pytest.skip(
-        "XLA NOT TESTED: torch_xla is not installed here; make test-xla has an environment of its own",
-        allow_module_level=True,
-    )
-
 CHIPS = 4
-os.environ |= {"PJRT_DEVICE": "CPU", "CPU_NUM_DEVICES": str(CHIPS)}
-# Programs are compiled three times as fast, and run slower; what they compute stays.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
+_INSTALLED = importlib.util.find_spec("torch_xla") is not None
 
-from service.accelerators.xla import Xla  # noqa: E402
 
-# Before the first backward pass of any test: torch's engine makes a queue for each device that it knows by then.
-Xla()
+class _NotTested(pytest.Module):
+    def collect(self) -> Iterator[pytest.Item | pytest.Collector]:
+        pytest.skip("XLA NOT TESTED: torch_xla is not installed here; make test-xla has an environment of its own")
+
+
+def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> pytest.Module | None:
+    return None if _INSTALLED else _NotTested.from_parent(parent, path=module_path)
+
+
+if _INSTALLED:
+    os.environ |= {"PJRT_DEVICE": "CPU", "CPU_NUM_DEVICES": str(CHIPS)}
+    # Programs are compiled three times as fast, and run slower; what they compute stays.
+    os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
+
+    from service.accelerators.xla import Xla
+
+    # Before the first backward pass of any test: torch's engine makes a queue for each device that it knows by then.
+    Xla()
