@@ -42,25 +42,12 @@ class Pools:
             if game not in self._images:
                 self._images[game] = images.new_zeros((self._size, *images.shape[1:]))
             drawn = batch.uniform(f"pool {game}", 2, batch.all_rows())
-            out = [self._pass(self._images[game], *one) for one in zip(images, drawn, places, strict=True)]
-            shown[game] = View(torch.stack(out)[batch.own_rows])
+            kept, chosen = _pass(self._size, drawn, places)
+            everything = torch.cat([self._images[game], images])
+            self._images[game] = everything.index_select(0, kept)
+            shown[game] = View(everything.index_select(0, chosen[batch.own_rows]))
         self._filled = min(self._filled + batch.size, self._size)
         return shown
-
-    def _pass(self, pool: Tensor, image: Tensor, drawn: Tensor, place: Tensor) -> Tensor:
-        """What to show for one image.
-
-        Which it is, the device finds: a step is the same work while the pool fills up, and later.
-
-        Args:
-            drawn: two values uniform on [0, 1).
-            place: its own in the pool, if there is room.
-        """
-        room = place < self._size
-        slot = torch.where(room, place, (drawn[1] * self._size).long())[None]
-        old, swap = pool.index_select(0, slot)[0], drawn[0] >= 0.5
-        pool.index_copy_(0, slot, torch.where(room | swap, image, old)[None])
-        return torch.where(~room & swap, old, image)
 
     def state(self) -> dict[str, Tensor]:
         """What continues, the same on every replica."""
@@ -72,3 +59,23 @@ class Pools:
             self._filled = len(images)
             room = images.new_zeros((self._size - len(images), *images.shape[1:]))
             self._images[key.removeprefix("pool.")] = torch.cat([images, room])
+
+
+def _pass(size: int, drawn: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+    """What a pool keeps, (size,), and what is shown, (N,), of the pool and N images that pass, numbered in that order.
+
+    Which it is, the device finds: a step is the same work while the pool fills up, and later. It moves numbers, as an
+    image may be kept and be shown again within a batch, and images then once.
+
+    Args:
+        drawn: (N, 2) values uniform on [0, 1).
+        places: (N,), of each image in the pool, if there is room.
+    """
+    slots = torch.arange(size, device=drawn.device)
+    kept, chosen = slots, list[Tensor]()
+    for number, (coin, which), place in zip(range(size, size + len(drawn)), drawn, places, strict=True):
+        room, swap = place < size, coin >= 0.5
+        slot = torch.where(room, place, (which * size).long())
+        chosen.append(torch.where(~room & swap, kept.index_select(0, slot[None])[0], number))
+        kept = torch.where((slots == slot) & (room | swap), number, kept)
+    return kept, torch.stack(chosen)

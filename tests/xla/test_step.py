@@ -22,17 +22,21 @@ from service.loop import train
 from service.recipe import load
 from service.replica import Replica
 from tests.processes import run_replicas
+from tests.test_combinations import TASKS, data
 from tests.xla.conftest import CHIPS
 from tests.xla.pod import Pod
 
+__all__ = ["data"]
 SMALL = ["batch.size=32", "network.generator_channels=8", "network.critic_channels=8"]
 
 
 def opened(run: Run, data: Location, accelerator: Accelerator, loader: Loader | None = None) -> Replica:
-    loader = loader or open_loader(
-        data, run.data.transform, run.batch.size, run.order_seed(0), accelerator.reads_as, accelerator.world_size
-    )
-    return Replica(run, accelerator, loader)
+    place = accelerator.reads_as, accelerator.world_size
+    loaders = [
+        loader or open_loader(data, run.data.transform, run.batch.size, run.order_seed(domain), *place)
+        for domain in range(run.task.data_sets)
+    ]
+    return Replica(run, accelerator, *loaders)
 
 
 def on_cpu() -> TorchDistributed:
@@ -80,8 +84,19 @@ def test_a_step_is_the_step_of_one_cpu(words: Sequence[str], digits: Location) -
     assert found[0] < 1e-5
 
 
-def test_a_checkpoint_goes_on_on_the_other_accelerator(digits: Location, tmp_path: Path) -> None:
-    run = load("digits", [*SMALL, "regularizers=spectral_norm", "ema={}"])
+@pytest.mark.parametrize(
+    ("task", "words"),
+    [
+        ("unconditional", [*SMALL, "regularizers=spectral_norm", "ema={}"]),
+        # Of 20 images two steps fill 16; it is full when the run moves on.
+        ("unpaired", ["batch.size=8", "data.transform.size=32", *TASKS["unpaired"], "task.pool_size=20"]),
+    ],
+    ids=["spectral norm, ema", "a pool that fills up"],
+)
+def test_a_checkpoint_goes_on_on_the_other_accelerator(
+    task: str, words: Sequence[str], data: dict[str, Location], digits: Location, tmp_path: Path
+) -> None:
+    run, digits = load("digits", words), digits if task == "unconditional" else data[task]
     straight = opened(run, digits, on_cpu())
     states: dict[int, State] = {}
     for step in range(6):
