@@ -130,6 +130,8 @@ def _on_tpu(run: Run, nodes: Sequence[Mapping[str, Any]]) -> Replicas:
         )
     from service.accelerators.xla_pod import XlaConfig, find_slice  # It needs parts of Ray that other runs do not.
 
+    if run.dtype == "float64":
+        raise ConfigError("dtype: a TPU multiplies in float32 at most; use float32, or cluster.accelerator=cpu")
     found = find_slice(hosts, run.cluster.tpu, run.cluster.topology)
     if run.replicas != found.hosts or run.cluster.min_replicas not in (None, found.hosts):
         raise ConfigError(f"replicas: each host of a slice is one, and {found} takes replicas={found.hosts}")

@@ -75,6 +75,7 @@ def test_the_clusters_only_kind_of_slice_is_the_one() -> None:
         (["cluster.topology=4x4", "cluster.tpu=v5litepod", "cluster.accelerator=auto"], "takes replicas=4"),
         (["cluster.emulated_chips=3", "cluster.accelerator=auto"], "evenly over 3 chips"),
         (["cluster.emulated_chips=2", "cluster.topology=4x4"], "cluster.emulated_chips: "),
+        (["cluster.topology=2x2", "cluster.tpu=v5litepod", "dtype=float64"], "dtype: a TPU multiplies in float32"),
         (["cluster.emulated_chips=2", "replicas=2", "cluster.min_replicas=1"], "cluster.min_replicas: "),
     ],
 )

@@ -56,6 +56,7 @@ class Xla:
                 problem
             )  # Asked first: a sum over hosts of which some are missing would wait for ever.
         self._mesh = _pod(world_size) if self._feeds_a_part else _mesh(range(self._chips))
+        self._keeps_order = not self._feeds_a_part or keeps_order(self._mesh)
         self._asked, self._rows = (0, 0), torch.arange(0, device=self.device)
         self._part_length, self._order = 0, None
 
@@ -84,7 +85,8 @@ class Xla:
             self._rows = self._over_chips(torch.arange(size))
         here = self._chips // self.world_size
         self._part_length, self._order = math.ceil(most / here) * here, None
-        if self._part_length * self.world_size != size:  # Some processes read more than others.
+        as_many_each = self._part_length * self.world_size == size
+        if not (as_many_each and self._keeps_order):
             numbers = self._of_all_processes(torch.arange(first, first + count, dtype=torch.int32), beyond=size)
             self._order = in_order(numbers, size)
         return self._rows
@@ -177,14 +179,18 @@ def _pod(world_size: int) -> xs.Mesh:
     """A mesh over all chips, in the order in which processes read; raises AcceleratorError if the pod is not one."""
     here, chips = xr.addressable_runtime_device_count(), xr.global_runtime_device_count()
     owners = _seen_by_all(torch.full((here,), xr.process_index()), _mesh(range(chips)))
-    problem = wiring(world_size, xr.process_count(), len(set(owners)))
-    mesh = _mesh(hosts_in_a_row(owners))
-    own = torch.arange(here) + xr.process_index() * here
-    if problem is None and _seen_by_all(own, mesh) != list(range(chips)):
-        problem = f"what {world_size} hosts with {here} chips each feed does not arrive in their order"
-    if problem:
+    if problem := wiring(world_size, xr.process_count(), len(set(owners))):
         raise AcceleratorError(problem)
-    return mesh
+    return _mesh(hosts_in_a_row(owners))
+
+
+def keeps_order(mesh: xs.Mesh) -> bool:
+    """Whether what processes feed arrives in their order.
+
+    torch_xla gives a process's rows to its chips as it counts those, wherever they stand in the mesh.
+    """
+    here, chips = xr.addressable_runtime_device_count(), xr.global_runtime_device_count()
+    return _seen_by_all(torch.arange(here) + xr.process_index() * here, mesh) == list(range(chips))
 
 
 def _seen_by_all(own: Tensor, mesh: xs.Mesh) -> list[int]:

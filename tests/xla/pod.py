@@ -6,7 +6,7 @@ from itertools import cycle
 import torch
 from torch import Tensor
 
-from service.accelerators.xla import Xla, fed, filled_up
+from service.accelerators.xla import Xla, _mesh, fed, filled_up, keeps_order
 
 
 class Pod(Xla):
@@ -14,10 +14,14 @@ class Pod(Xla):
 
     Args:
         cuts: how many rows each host reads, of one batch after the other, over and over.
+        chips: of the mesh, in its order.
     """
 
-    def __init__(self, *cuts: Sequence[int]) -> None:
+    def __init__(self, *cuts: Sequence[int], chips: Sequence[int] = ()) -> None:
         super().__init__()
+        if chips:
+            self._mesh = _mesh(chips)
+            self._keeps_order = keeps_order(self._mesh)
         self._feeds_a_part, self.world_size = True, len(cuts[0])
         self._most, self._cuts = max(max(cut) for cut in cuts), cycle(cuts)
 

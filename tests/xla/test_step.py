@@ -221,20 +221,27 @@ def test_two_emulated_hosts_are_one(digits: Location) -> None:
 
 
 @pytest.mark.parametrize(
-    "cuts",
-    [[[16, 16]], [[10, 6, 9, 7], [7, 9, 6, 10]], [[32, 0], [31, 1]]],
-    ids=["as many each", "more and fewer", "none"],
+    ("cuts", "chips"),
+    [
+        ([[16, 16]], []),
+        ([[10, 6, 9, 7], [7, 9, 6, 10]], []),
+        ([[32, 0], [31, 1]], []),
+        ([[16, 16]], [2, 0, 3, 1]),
+    ],
+    ids=["as many each", "more and fewer", "none", "chips in another order"],
 )
-def test_batches_that_hosts_have_read_in_parts_are_whole(cuts: Sequence[Sequence[int]], digits: Location) -> None:
+def test_batches_that_hosts_have_read_in_parts_are_whole(
+    cuts: Sequence[Sequence[int]], chips: Sequence[int], digits: Location
+) -> None:
     run = load("digits", SMALL)
     loader = open_loader(digits, run.data.transform, run.batch.size, run.order_seed(0))
-    found = apart(after(run, digits, Pod(*cuts), 2, loader), after(run, digits, on_cpu(), 2))
+    found = apart(after(run, digits, Pod(*cuts, chips=chips), 2, loader), after(run, digits, on_cpu(), 2))
     print(f"two steps, {len(cuts[0])} hosts that feed one program against one CPU: {found}")
     assert found[0] < 1e-5
 
 
 def test_rows_that_are_shared_out_evenly_need_no_order() -> None:
-    for pod, ordered in ((Pod([4, 4]), False), (Pod([5, 3]), True)):
+    for pod, ordered in ((Pod([4, 4]), False), (Pod([5, 3]), True), (Pod([4, 4], chips=[1, 0, 3, 2]), True)):
         assert pod.rows(0, 8, 8, 8).tolist() == list(range(8))
         assert (pod._order is not None) == ordered
 
