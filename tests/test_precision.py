@@ -55,9 +55,10 @@ def test_losses_and_state_are_float32_and_near_those_of_full_precision(words: li
 def test_replicas_share_a_batch_in_bfloat16_too(digits: Location) -> None:
     run = load("digits", [*SMALL, "dtype=bfloat16"])
     one, two = trained(0, 1, run, digits, 1), run_replicas(2, trained, run, digits, 1)
-    for name, value in one.items():
-        # A product's last of 8 bits may fall otherwise where a batch is cut in two.
-        assert torch.allclose(value.double(), two[name].double(), atol=2e-3), name
+    # What is rounded to 8 bits belongs to a row; what is added up over rows is not.
+    apart = max((float((value.double() - two[name].double()).abs().max()), name) for name, value in one.items())
+    print(f"one step in bfloat16, 2 replicas against 1: {apart}")
+    assert apart[0] < 1e-5
 
 
 def test_a_copy_of_a_network_computes_with_its_own_weights() -> None:

@@ -16,6 +16,10 @@ class _NotTested(pytest.Module):
         pytest.skip("XLA NOT TESTED: torch_xla is not installed here; make test-xla has an environment of its own")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--every-recipe", action="store_true", help="run every recipe on XLA, half an hour, and not a few")
+
+
 def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> pytest.Module | None:
     return None if _INSTALLED else _NotTested.from_parent(parent, path=module_path)
 

@@ -220,6 +220,14 @@ def test_two_emulated_hosts_are_one(digits: Location) -> None:
     assert found[0] < 1e-5
 
 
+def test_two_emulated_hosts_are_one_in_bfloat16(digits: Location) -> None:
+    """Chips against chips: a CPU's own products round other sums to 8 bits."""
+    run = load("digits", ["batch.size=64", *SMALL[1:], "dtype=bfloat16"])
+    found = apart(run_replicas(2, emulated, run, digits), after(run, digits, Xla(), 2))
+    print(f"two steps in bfloat16, 2 hosts x {CHIPS} chips against one: {found}")
+    assert found[0] < 1e-5
+
+
 @pytest.mark.parametrize(
     ("cuts", "chips"),
     [

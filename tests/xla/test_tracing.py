@@ -4,12 +4,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import torch
 import torch_xla.debug.metrics as counters
 
 from pipelines.loader import open_loader
 from pipelines.storage import Location
+from service.accelerators import Accelerator
+from service.accelerators.torch_distributed import TorchDistributed
 from service.accelerators.xla import Xla
-from service.components import ConfigError
+from service.components import ConfigError, name_of
 from service.config import Run
 from service.recipe import load, recipes
 from service.replica import Replica
@@ -31,13 +34,43 @@ def left_the_device() -> list[str]:
     return [name for name in counters.counter_names() if name.startswith("aten::")]
 
 
-def trace(run: Run, folders: Sequence[Location]) -> None:
+def opened(run: Run, folders: Sequence[Location], accelerator: Accelerator) -> Replica:
     loaders = [open_loader(folder, run.data.transform, run.batch.size, run.seed) for folder in folders]
-    replica = Replica(run, Traced(), *loaders)
+    return Replica(run, accelerator, *loaders)
+
+
+def trace(run: Run, folders: Sequence[Location]) -> None:
+    replica = opened(run, folders, Traced())
     counters.clear_all()
     for step in range(2):
         replica.step(step)
     replica.close()
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Compiling takes a minute: a recipe of each family of networks, or with --every-recipe all of them."""
+    if "compiled" in metafunc.fixturenames:
+        of_each = {name_of(load(name).network): name for name in reversed(recipes())}
+        every = metafunc.config.getoption("--every-recipe", default=False)
+        metafunc.parametrize("compiled", list(recipes()) if every else sorted(of_each.values()))
+
+
+def test_a_recipe_runs_as_on_one_cpu(compiled: str, tmp_path: Path) -> None:
+    """What traces may be refused by the compiler that shares it out. Later, Adam's first step has roundings decide."""
+    run, folders = with_small_data(compiled, tmp_path)
+
+    def first(accelerator: Accelerator) -> dict[str, float]:
+        replica = opened(run, folders, accelerator)
+        losses = {name: value.item() for name, value in replica.step(0).items()}
+        replica.step(1)
+        assert replica.verdict() is None
+        replica.close()
+        return losses
+
+    found, expected = first(Xla()), first(TorchDistributed(torch.device("cpu")))
+    apart = max(abs(found[name] - expected[name]) / max(1, abs(expected[name])) for name in expected)
+    print(f"{compiled}: losses of the first step within {apart:.1e}")
+    assert found.keys() == expected.keys() and apart < 1e-5
 
 
 @pytest.mark.parametrize("name", list(recipes()))
