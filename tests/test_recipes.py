@@ -31,11 +31,16 @@ def with_small_data(name: str, folder: Path) -> tuple[Run, list[Location]]:
     run = load(name)
     small = ["data.transform.size=64"] if run.task.translates else ["batch.size=16", *OVERRIDES.get(name, [])]
     run = load(name, small)
+    return run, made_up_for(run, folder)
+
+
+def made_up_for(run: Run, folder: Path) -> list[Location]:
+    """The data sets of a run, made up."""
     sets = [Location.of(str(folder / f"shards-{number}")) for number in range(run.task.data_sets)]
     for number, place in enumerate(sets):
         source = pairs(folder / f"{number}") if run.task.needs_pairs else FewKinds(kinds=run.task.labels or 10)
         ingest(source, run.data.transform, place)
-    return run, sets
+    return sets
 
 
 @pytest.mark.parametrize("name", list(recipes()))

@@ -28,15 +28,13 @@ from jax.experimental import topologies
 from jaxlib import xla_client
 from torch import Tensor, nn
 
-from pipelines.ingest import ingest
 from pipelines.loader import open_loader
-from pipelines.storage import Location
 from service import checkpoints
 from service.accelerators.torch_distributed import TorchDistributed
 from service.accelerators.xla import Xla
 from service.recipe import load
 from service.replica import Replica
-from tests.made_data import FewKinds
+from tests.test_recipes import made_up_for
 from tests.xla.pod import Pod
 
 _COLLECTIVE = re.compile("(all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute)(-start)?")
@@ -130,11 +128,10 @@ def purpose(part: Part) -> str:
 def main(topology: str, rows: Sequence[int], recipe: str, words: Sequence[str]) -> None:
     run = load(recipe, words)
     with TemporaryDirectory() as folder:
-        shards = Location.of(str(Path(folder, "shards")))
-        ingest(FewKinds(kinds=run.task.labels or 10), run.data.transform, shards)
+        sets = made_up_for(run, Path(folder))
         xla = Pod(rows) if len(rows) > 1 else Xla()
         here, replica = (
-            Replica(run, accelerator, open_loader(shards, run.data.transform, run.batch.size, run.seed))
+            Replica(run, accelerator, *(open_loader(one, run.data.transform, run.batch.size, run.seed) for one in sets))
             for accelerator in (TorchDistributed(torch.device("cpu")), xla)
         )
         # The program that stays is the second step's, whose optimizer has a state. The first is not taken on emulated
