@@ -58,10 +58,10 @@ class Linear:
 
     def to_weight(self, gradient: Tensor, rows: Tensor, weight: Tensor) -> Tensor:
         left, right = (rows, gradient) if self.transposed else (gradient, rows)
-        return left.flatten(0, -2).T @ right.flatten(0, -2)
+        return left.reshape(-1, left.shape[-1]).T @ right.reshape(-1, right.shape[-1])
 
     def to_bias(self, gradient: Tensor) -> Tensor:
-        return gradient.flatten(0, -2).sum(0)
+        return gradient.reshape(-1, gradient.shape[-1]).sum(0)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from service.products import ShortProducts
 MADE: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "linear": (lambda: nn.Linear(5, 3), (4, 5)),
     "linear of sequences": (lambda: nn.Linear(5, 3, bias=False), (4, 2, 5)),
+    "linear of one": (lambda: nn.Linear(5, 3), (5,)),
     "convolution": (lambda: nn.Conv2d(4, 6, 3, padding=1), (4, 4, 5, 7)),
     "a stride that leaves pixels out": (lambda: nn.Conv2d(4, 6, 3, stride=2, bias=False), (4, 4, 6, 8)),
     "groups and dilation": (lambda: nn.Conv2d(4, 6, (3, 2), (2, 1), (1, 0), (1, 2), groups=2), (4, 4, 7, 6)),
