@@ -51,10 +51,9 @@ class Xla:
         self.collective: Collective = ProcessGroup(through_host=True) if apart else OneReplica(in_one_place=False)
         self._feeds_a_part = world_size > 1 and not apart
         self._chips = xr.global_runtime_device_count()
+        # Asked first: a sum over hosts of which some are missing would wait for ever.
         if not apart and (problem := wiring(world_size, xr.process_count(), xr.process_count())):
-            raise AcceleratorError(
-                problem
-            )  # Asked first: a sum over hosts of which some are missing would wait for ever.
+            raise AcceleratorError(problem)
         self._mesh = _pod(world_size) if self._feeds_a_part else _mesh(range(self._chips))
         self._keeps_order = not self._feeds_a_part or keeps_order(self._mesh)
         self._asked, self._rows = (0, 0), torch.arange(0, device=self.device)
