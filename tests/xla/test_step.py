@@ -88,8 +88,11 @@ def test_a_step_is_the_step_of_one_cpu(words: Sequence[str], digits: Location) -
     ("task", "words"),
     [
         ("unconditional", [*SMALL, "regularizers=spectral_norm", "ema={}"]),
-        # Of 20 images two steps fill 16; it is full when the run moves on.
-        ("unpaired", ["batch.size=8", "data.transform.size=32", *TASKS["unpaired"], "task.pool_size=20"]),
+        # Of 20 images two steps fill 16. In float64, as some of its gradients are nothing but roundings.
+        (
+            "unpaired",
+            ["batch.size=8", "data.transform.size=32", *TASKS["unpaired"], "task.pool_size=20", "dtype=float64"],
+        ),
     ],
     ids=["spectral norm, ema", "a pool that fills up"],
 )
@@ -108,7 +111,8 @@ def test_a_checkpoint_goes_on_on_the_other_accelerator(
     groups = torch.load(tmp_path / "and back" / "optimizers.pt")["joint"]["param_groups"]
     assert not [group for group in groups if group.keys() & {"fused", "foreach", "capturable"}]
     for there, step in ((xla, 4), (back, 6)):
-        found = apart(dict(there.networks), dict(states[step].networks))
+        straight_on = states[step]
+        found = apart({**there.networks, **there.shared}, {**straight_on.networks, **straight_on.shared})
         print(f"moved, step {step}: {found}")
         assert found[0] < 1e-4
 
