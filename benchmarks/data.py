@@ -21,20 +21,20 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import ConfigDict, Field
 
-from pipelines.images import Transform
-from pipelines.ingest import Tasks, ingest
-from pipelines.plan import Options
-from pipelines.ray_tasks import on_ray
-from pipelines.shards import read_manifest
-from pipelines.sources import ArraySource
-from pipelines.sources.folder import Folder
-from pipelines.sources.lsun import Lsun
-from pipelines.storage import Location
-from pipelines.windows import least_bytes
-from service.circumstances import Cluster
-from service.cluster import connect
+from pipelines.data.images import Transform
+from pipelines.data.ingest import Tasks, ingest
+from pipelines.data.plan import Options
+from pipelines.data.ray_tasks import on_ray
+from pipelines.data.shards import read_manifest
+from pipelines.data.sources import ArraySource
+from pipelines.data.sources.folder import Folder
+from pipelines.data.sources.lsun import Lsun
+from pipelines.loading.shuffle_windows import least_bytes
+from pipelines.storage.location import Location
+from service.configuration.execution import Cluster
+from service.runs.cluster import connect
 from tests.conftest import free_port
-from tests.s3_servers import BUCKET, environment, rclone
+from tests.data.s3_servers import BUCKET, environment, rclone
 
 ROOT = Path(__file__).resolve().parent.parent
 REAL = ROOT.parent / "shared" / "data" / "bedroom_train_lmdb"

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 
-from pipelines.sources.idx import Idx
+from pipelines.data.sources.idx import Idx
 
 WEIGHTS = Path("runs/benchmarks/digit-classifier.safetensors")
 EPOCHS, BATCH = 8, 128

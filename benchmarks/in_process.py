@@ -8,12 +8,12 @@ from contextlib import contextmanager
 import torch
 from rich.console import Console
 
-from pipelines.loader import open_loader
-from pipelines.storage import Location
-from service.accelerators.torch_distributed import TorchDistributed
-from service.datasets import prepare_all
-from service.recipe import load
-from service.replica import Replica
+from pipelines.loading.loader import open_loader
+from pipelines.storage.location import Location
+from service.configuration.recipe import load
+from service.replicas.accelerators.torch_distributed import TorchDistributed
+from service.runs.datasets import prepare_all
+from service.runs.replica import Replica
 
 
 @contextmanager

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from service.networks import ImageShape
-from service.networks.dcgan import DCGAN
+from service.models.networks import ImageShape
+from service.models.networks.dcgan import DCGAN
 
 
 def authors_networks(image: ImageShape) -> tuple[nn.Module, nn.Module]:

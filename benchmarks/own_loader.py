@@ -16,10 +16,10 @@ from pathlib import Path
 import torch
 
 from benchmarks.peer_loaders import BATCH, measure, on_one_core
-from pipelines.images import Transform
-from pipelines.loader import Loader, Reading, open_loader
-from pipelines.storage import Location
-from service.pixels import to_model
+from pipelines.data.images import Transform
+from pipelines.loading.loader import Loader, Reading, open_loader
+from pipelines.storage.location import Location
+from service.models.pixels import to_model
 
 
 def floats(loader: Loader) -> Iterator[torch.Tensor]:

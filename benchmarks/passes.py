@@ -12,14 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.in_process import opened
-from service.batch import GlobalBatch
-from service.collectives import OneReplica
-from service.judging import judge
-from service.layers import follow_global_batch
-from service.networks import ImageShape, LatentNetwork
-from service.networks.dcgan import DCGAN
-from service.networks.mlp import MLP
+from service.models.networks import ImageShape, LatentNetwork
+from service.models.networks.dcgan import DCGAN
+from service.models.networks.mlp import MLP
+from service.replicas.collectives import OneReplica
+from service.replicas.global_batch import GlobalBatch
+from service.replicas.global_layers import follow_global_batch
 from service.tasks import View
+from service.training.critics.passes import run_critic
 
 SIZE, ROUNDS = 64, 40
 KINDS: dict[str, tuple[LatentNetwork, ImageShape]] = {
@@ -60,10 +60,10 @@ def passes() -> None:
         views = [View(torch.randn(SIZE, *image)) for _ in range(3)]
 
         def together(critic: nn.Module = critic, views: list[View] = views, batch: GlobalBatch = batch) -> list[Tensor]:
-            return [judge(critic, views, [batch.own_rows] * 3, batch, 0).outputs]
+            return [run_critic(critic, views, [batch.own_rows] * 3, batch, 0).outputs]
 
         def apart(critic: nn.Module = critic, views: list[View] = views, batch: GlobalBatch = batch) -> list[Tensor]:
-            return [judge(critic, [view], [batch.own_rows], batch, at).outputs for at, view in enumerate(views)]
+            return [run_critic(critic, [view], [batch.own_rows], batch, at).outputs for at, view in enumerate(views)]
 
         seconds: dict[str, list[float]] = {"one": [], "three": []}
         for _ in range(ROUNDS):

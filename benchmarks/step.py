@@ -16,12 +16,14 @@ from rich.console import Console
 from torch import Tensor
 
 from benchmarks.loops import authors_loop, bare_loop
-from service.launch import fit, started
-from service.loop import train
-from service.pixels import to_model
-from service.progress import new_board
-from service.recipe import load
-from service.worker import Job, RayOutputs, set_up
+from service.configuration.recipe import load
+from service.models.pixels import to_model
+from service.runs.launch import fit
+from service.runs.loop import train
+from service.runs.outputs import Job, RayOutputs
+from service.runs.preparation import started
+from service.runs.worker import set_up
+from service.tracking.progress import new_status
 
 BLOCK, BLOCKS = 10, 14
 #: MNIST's DCGAN, fed with the bundled digits at MNIST's size: the same work, and nothing to download.
@@ -76,7 +78,7 @@ def main() -> None:
         words = [*WORDS, f"steps={BLOCK * BLOCKS + 1}", f"storage={storage}", "name=benchmark"]
         run = load("self-dcgan-mnist", words)
         with started(run, Console(quiet=True), time.time()) as at:
-            seconds = fit(at, _replica_main, new_board()).return_value
+            seconds = fit(at, _replica_main, new_status()).return_value
     size = 64
     middle = {name: median(values[2:]) for name, values in seconds.items()}
     for name, value in middle.items():

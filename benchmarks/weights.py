@@ -10,16 +10,16 @@ from statistics import median
 import torch
 from torch import Tensor
 
-from pipelines.images import Transform
-from pipelines.ingest import ingest
-from pipelines.loader import open_loader
-from pipelines.sources.digits import Digits
-from pipelines.storage import Location
-from service import replica as replica_module
-from service.accelerators.torch_distributed import TorchDistributed
-from service.batch import GlobalBatch
-from service.recipe import load
-from service.replica import Replica
+from pipelines.data.images import Transform
+from pipelines.data.ingest import ingest
+from pipelines.data.sources.digits import Digits
+from pipelines.loading.loader import open_loader
+from pipelines.storage.location import Location
+from service.configuration.recipe import load
+from service.replicas.accelerators.torch_distributed import TorchDistributed
+from service.replicas.global_batch import GlobalBatch
+from service.runs import replica as replica_module
+from service.runs.replica import Replica
 from tests.processes import run_replicas
 
 BLOCK, BLOCKS = 5, 12

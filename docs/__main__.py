@@ -8,21 +8,23 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from docs.seed_table import table
-from service.components import Component, name_of, names
-from service.config import Run
-from service.recipe import load, recipes
+from pipelines.components import Component, name_of, names
+from service.configuration.config import Run
+from service.configuration.recipe import load, recipes
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "systems.md"
+#: Packages of parts, and the key by which a recipe chooses one.
 FAMILIES = {
-    "tasks": "task", "objectives": "objective", "regularizers": "regularizers", "schemes": "scheme",
-    "balances": "scheme.balance", "terms": "terms", "networks": "network", "optimizers": "optimizer",
+    "service.tasks": "task", "service.losses.objectives": "objective", "service.losses.regularizers": "regularizers",
+    "service.training.schemes": "scheme", "service.losses.balances": "scheme.balance", "service.losses.terms": "terms",
+    "service.models.networks": "network", "service.training.optimizers": "optimizer",
 }  # fmt: skip
 _HEAD = """# Parts and recipes
 
 Written by `python -m docs`; a test holds it to the code. Every task is trained with every scheme and objective, or
-refused with the reason, by `tests/test_combinations.py`; every recipe trains for three steps in
-`tests/test_recipes.py`. The last column names the tests that choose a part by name.
+refused with the reason, by `tests/training/test_combinations.py`; every recipe trains for three steps in
+`tests/training/test_recipes.py`. The last column names the tests that choose a part by name.
 """
 
 
@@ -42,15 +44,15 @@ def summary(module: str) -> str:
 def tests_of(family: str, name: str) -> list[str]:
     """The test files that import a part, or choose it by its key."""
     chosen = rf"{FAMILIES[family]}=(\[?{name}\b|[^\"]*name: {name}\b)"
-    given = rf"(\(|\{{\"name\": )\"{name}\"" if family in ("objectives", "regularizers", "terms") else r"(?!)"
-    wanted = re.compile(rf"service\.{family}\.{name}\b|{chosen}|{given}")
-    return [file.name for file in sorted((ROOT / "tests").glob("test_*.py")) if wanted.search(file.read_text())]
+    given = rf"(\(|\{{\"name\": )\"{name}\"" if FAMILIES[family] in ("objective", "regularizers", "terms") else r"(?!)"
+    wanted = re.compile(rf"{re.escape(family)}\.{name}\b|{chosen}|{given}")
+    return [file.name for file in sorted((ROOT / "tests").rglob("test_*.py")) if wanted.search(file.read_text())]
 
 
 def rows(family: str) -> Iterator[str]:
     runs = {recipe: load(recipe) for recipe in recipes()}
-    for name in names(f"service.{family}"):
-        module = f"service.{family}.{name}"
+    for name in names(family):
+        module = f"{family}.{name}"
         users = [
             recipe
             for recipe, run in runs.items()

@@ -20,9 +20,9 @@ from benchmarks.compare import EXAMPLES_SEED
 from benchmarks.digit_features import IMAGES, DigitDistance
 from benchmarks.in_process import opened
 from docs.gallery_entries import ENTRIES, INTRODUCTION, Entry
-from service.loop import SAMPLE_SEED
-from service.pictures import grid
-from service.recipe import recipes
+from service.configuration.recipe import recipes
+from service.runs.loop import SAMPLE_SEED
+from service.tracking.pictures import grid
 
 FOLDER = Path(__file__).resolve().parent / "gallery"
 RESULTS, PAGE = FOLDER / "results.json", FOLDER.parent / "gallery.md"

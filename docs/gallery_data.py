@@ -13,9 +13,9 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from pipelines.images import Transform
-from pipelines.shards import Images
-from pipelines.sources.lsun import Lsun
+from pipelines.data.images import Transform
+from pipelines.data.shards import Images
+from pipelines.data.sources.lsun import Lsun
 
 EDGES, DOMAINS = Path("data/edges"), Path("data/domains")
 _SIDE = 64

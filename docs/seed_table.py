@@ -13,8 +13,8 @@ from typing import NamedTuple
 import yaml
 from safetensors.torch import save_file
 
-from service.recipe import load
-from service.vgg import Features
+from service.configuration.recipe import load
+from service.models.vgg import Features
 
 
 class Row(NamedTuple):

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pipelines.shards import Manifest
-    from pipelines.storage import Location
+    from pipelines.data.shards import Manifest
+    from pipelines.storage.location import Location
 
 USER_ERROR, FAILURE, INTERRUPTED = 2, 1, 130
 _SHEET_IMAGES = 64
@@ -52,9 +52,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _ingest(arguments: argparse.Namespace) -> int:
-    from service.datasets import folder_of, write
-    from service.progress import console
-    from service.recipe import load
+    from service.configuration.recipe import load
+    from service.runs.datasets import folder_of, write
+    from service.tracking.progress import console
 
     run = load(arguments.recipe, arguments.overrides)
     manifest = write(run, console(), arguments.append)
@@ -70,11 +70,11 @@ def _ingest(arguments: argparse.Namespace) -> int:
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
-    from pipelines.examine import table
-    from pipelines.images import Transform
-    from pipelines.loader import open_loader
-    from service.pictures import grid
-    from service.progress import console
+    from pipelines.data.images import Transform
+    from pipelines.data.inspection import table
+    from pipelines.loading.loader import open_loader
+    from service.tracking.pictures import grid
+    from service.tracking.progress import console
 
     folder, manifest = _opened(arguments)
     transform = Transform.model_validate(manifest.transform or {"size": arguments.size})
@@ -89,8 +89,8 @@ def _inspect(arguments: argparse.Namespace) -> int:
 def _verify(arguments: argparse.Namespace) -> int:
     from rich.progress import DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
-    from pipelines.examine import damages
-    from service.progress import console
+    from pipelines.data.inspection import damages
+    from service.tracking.progress import console
 
     folder, manifest = _opened(arguments)
     columns = DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()
@@ -107,9 +107,9 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 
 def _opened(arguments: argparse.Namespace) -> tuple[Location, Manifest]:
-    from pipelines.shards import read_manifest
-    from pipelines.storage import Location
-    from service.components import ConfigError
+    from pipelines.components import ConfigError
+    from pipelines.data.shards import read_manifest
+    from pipelines.storage.location import Location
 
     folder = Location.of(arguments.folder)
     try:
@@ -128,7 +128,7 @@ def main() -> int:
         arguments.overrides += rest
     import pyarrow as pa
 
-    from service.components import ConfigError
+    from pipelines.components import ConfigError
 
     try:
         return {"ingest": _ingest, "inspect": _inspect, "verify": _verify}[arguments.command](arguments)

@@ -78,8 +78,8 @@ def _pictures(generator: Generator, path: Path) -> Tensor:
     import numpy as np
     import torch
 
-    from pipelines.images import BadPictureError, Transform
-    from service.components import ConfigError
+    from pipelines.components import ConfigError
+    from pipelines.data.images import BadPictureError, Transform
 
     transform = Transform.model_validate(generator.described["transform"])  # As the training images were prepared.
     files = sorted(file for file in path.iterdir() if file.is_file()) if path.is_dir() else [path]
@@ -94,7 +94,7 @@ def _pictures(generator: Generator, path: Path) -> Tensor:
 
 def write(images: Tensor, out: Path) -> str:
     """A grid, or single files; returns what was written, in words."""
-    from service.pictures import grid, single
+    from service.tracking.pictures import grid, single
 
     if out.suffix.lower() == ".png":
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -108,7 +108,7 @@ def write(images: Tensor, out: Path) -> str:
 
 def _check(chosen: argparse.Namespace) -> None:
     """Raise ConfigError for what cannot be meant."""
-    from service.components import ConfigError
+    from pipelines.components import ConfigError
 
     if chosen.n < 1:
         raise ConfigError(f"--n: {chosen.n} images cannot be made; ask for one or more")
@@ -121,11 +121,11 @@ def _check(chosen: argparse.Namespace) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit code: 2 for the user's mistakes, 1 where the server fails."""
     chosen = _parser().parse_args(arguments)
-    from service.components import ConfigError
+    from pipelines.components import ConfigError
+    from service.artifacts.model_cache import pull
+    from service.artifacts.registry import NoModelError
     from service.generator import Generator, GeneratorError
-    from service.model_cache import pull
-    from service.registry import NoModelError
-    from service.tracking import TrackingError
+    from service.tracking.tracker import TrackingError
 
     try:
         _check(chosen)

@@ -16,9 +16,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from service.components import resolve
-from service.networks import ImageShape, Network
-from service.pixels import to_image, to_model
+from pipelines.components import resolve
+from service.models.networks import ImageShape, Network
+from service.models.pixels import to_image, to_model
 from service.tasks import Task
 
 DESCRIPTION = "description.json"
@@ -64,7 +64,7 @@ class Generator:
     def read(cls, folder: Path) -> Generator:
         """The one that `save` wrote to a folder. Raises OSError, ValueError or KeyError if there is none."""
         described = json.loads((folder / DESCRIPTION).read_text())
-        network = resolve("service.networks", described["network"], Network)
+        network = resolve("service.models.networks", described["network"], Network)
         task = resolve("service.tasks", described["task"], Task)
         image = ImageShape(*described["image"])
         module = task.generator(network, image)

@@ -24,7 +24,7 @@ class _Help(argparse.Action):
     """Prints the help; importing what it lists takes seconds that no other call should pay twice."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
-        from service.usage import text
+        from service.cli.help import text
 
         print(text(parser.usage or ""))
         parser.exit()
@@ -45,9 +45,9 @@ def _parse(arguments: Sequence[str] | None) -> tuple[str | None, list[str], bool
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit code: 2 for the user's mistakes, 1 for a run that failed."""
     recipe, overrides, dry_run = _parse(arguments)
-    from service.components import ConfigError
-    from service.config import dump
-    from service.recipe import load
+    from pipelines.components import ConfigError
+    from service.configuration.recipe import load
+    from service.configuration.tree import dump
 
     try:
         run = load(recipe, overrides)
@@ -56,11 +56,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
             print(yaml.safe_dump(dump(run), sort_keys=False), end="")
             return 0
-        from service.launch import RunError, launch
-        from service.progress import console
+        from pipelines.evaluate import during_training
+        from service.runs.launch import launch
+        from service.runs.preparation import RunError
+        from service.tracking.progress import console
 
         try:
-            launch(run, console(), _BEGAN)
+            launch(run, console(), _BEGAN, during_training.config)
         except RunError as error:
             print(f"error: {error}", file=sys.stderr)
             return FAILURE

@@ -16,10 +16,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pipelines.images import Transform
-from pipelines.ingest import ingest
-from pipelines.sources.digits import Digits
-from pipelines.storage import Location
+from pipelines.data.images import Transform
+from pipelines.data.ingest import ingest
+from pipelines.data.sources.digits import Digits
+from pipelines.storage.location import Location
 
 ROOT = Path(__file__).resolve().parent.parent
 #: Whether a token is asked for would else depend on what this user has run before.

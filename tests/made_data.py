@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipelines.shards import Images
-from pipelines.sources.digits import Digits
-from pipelines.sources.pairs import Pairs
+from pipelines.data.shards import Images
+from pipelines.data.sources.digits import Digits
+from pipelines.data.sources.pairs import Pairs
 
 RANDOM = np.random.default_rng(0)
 

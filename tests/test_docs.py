@@ -2,7 +2,7 @@ import pytest
 
 from docs.__main__ import PAGE, page
 from docs.seed_table import Row, status, table
-from service.components import ConfigError
+from pipelines.components import ConfigError
 from tests.conftest import ROOT
 
 

@@ -12,9 +12,9 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from service.batch import GlobalBatch
-from service.components import Component
-from service.networks import ImageShape, LatentNetwork, Network, TranslationNetwork
+from pipelines.components import Component
+from service.models.networks import ImageShape, LatentNetwork, Network, TranslationNetwork
+from service.replicas.global_batch import GlobalBatch
 
 
 class Samples(NamedTuple):

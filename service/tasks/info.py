@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from service.batch import GlobalBatch
-from service.networks import ImageShape, Network
+from service.models.networks import ImageShape, Network
+from service.replicas.global_batch import GlobalBatch
 from service.tasks import Made, Samples, Task, View, latent_network, one_hot
 from service.tasks.unconditional import in_turn
 

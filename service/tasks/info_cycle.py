@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from service import randomness
-from service.batch import GlobalBatch
-from service.networks import ImageShape, Network
+from service.models.networks import ImageShape, Network
+from service.replicas import randomness
+from service.replicas.global_batch import GlobalBatch
 from service.tasks import Made, Samples, Task, View, distance, one_hot, translation_network
 
 

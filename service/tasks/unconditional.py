@@ -8,9 +8,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from service import randomness
-from service.batch import GlobalBatch
-from service.networks import ImageShape, Network
+from service.models.networks import ImageShape, Network
+from service.replicas import randomness
+from service.replicas.global_batch import GlobalBatch
 from service.tasks import Made, Samples, Task, View, latent_network, one_hot
 
 

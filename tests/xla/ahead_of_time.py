@@ -28,13 +28,13 @@ from jax.experimental import topologies
 from jaxlib import xla_client
 from torch import Tensor, nn
 
-from pipelines.loader import open_loader
-from service import checkpoints
-from service.accelerators.torch_distributed import TorchDistributed
-from service.accelerators.xla import Xla
-from service.recipe import load
-from service.replica import Replica
-from tests.test_recipes import made_up_for
+from pipelines.loading.loader import open_loader
+from service.artifacts import checkpoints
+from service.configuration.recipe import load
+from service.replicas.accelerators.torch_distributed import TorchDistributed
+from service.replicas.accelerators.xla import Xla
+from service.runs.replica import Replica
+from tests.training.test_recipes import made_up_for
 from tests.xla.pod import Pod
 
 _COLLECTIVE = re.compile("(all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute)(-start)?")

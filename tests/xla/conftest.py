@@ -29,7 +29,7 @@ if _INSTALLED:
     # Programs are compiled three times as fast, and run slower; what they compute stays.
     os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
 
-    from service.accelerators.xla import Xla
+    from service.replicas.accelerators.xla import Xla
 
     # Before the first backward pass of any test: torch's engine makes a queue for each device that it knows by then.
     Xla()

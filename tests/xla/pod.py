@@ -6,7 +6,7 @@ from itertools import cycle
 import torch
 from torch import Tensor
 
-from service.accelerators.xla import Xla, _mesh, fed, filled_up, keeps_order
+from service.replicas.accelerators.xla import Xla, _mesh, fed, filled_up, keeps_order
 
 
 class Pod(Xla):

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from service.accelerators.xla_pod import FULL_PRECISION
+from service.replicas.accelerators.xla_pod import FULL_PRECISION
 from tests.conftest import ROOT
 
 CHIPS = {"v5e:2x2": 4, "v5e:4x4": 16}

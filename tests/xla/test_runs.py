@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from service import checkpoints
+from service.artifacts import checkpoints
 from tests.conftest import train
 
 WORDS = [

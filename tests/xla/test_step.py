@@ -9,20 +9,20 @@ import torch
 import torch_xla.debug.metrics as counters
 from torch import Tensor, nn
 
-from pipelines.loader import Loader, open_loader
-from pipelines.storage import Location
-from service import checkpoints
-from service.accelerators import Accelerator, AcceleratorError
-from service.accelerators.torch_distributed import TorchDistributed
-from service.accelerators.xla import Xla, _pod, hosts_in_a_row, wiring
-from service.checkpoints import State
-from service.config import Run
-from service.layers import GlobalBatchNorm
-from service.loop import train
-from service.recipe import load
-from service.replica import Replica
+from pipelines.loading.loader import Loader, open_loader
+from pipelines.storage.location import Location
+from service.artifacts import checkpoints
+from service.artifacts.checkpoints import State
+from service.configuration.config import Run
+from service.configuration.recipe import load
+from service.replicas.accelerators import Accelerator, AcceleratorError
+from service.replicas.accelerators.torch_distributed import TorchDistributed
+from service.replicas.accelerators.xla import Xla, _pod, hosts_in_a_row, wiring
+from service.replicas.global_layers import GlobalBatchNorm
+from service.runs.loop import train
+from service.runs.replica import Replica
 from tests.processes import run_replicas
-from tests.test_combinations import TASKS, data
+from tests.training.test_combinations import TASKS, data
 from tests.xla.conftest import CHIPS
 from tests.xla.pod import Pod
 

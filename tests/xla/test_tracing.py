@@ -7,17 +7,17 @@ import pytest
 import torch
 import torch_xla.debug.metrics as counters
 
-from pipelines.loader import open_loader
-from pipelines.storage import Location
-from service.accelerators import Accelerator
-from service.accelerators.torch_distributed import TorchDistributed
-from service.accelerators.xla import Xla
-from service.components import ConfigError, name_of
-from service.config import Run
-from service.recipe import load, recipes
-from service.replica import Replica
-from tests.test_combinations import OBJECTIVES, SCHEMES, TASKS, TRANSLATIONS, data
-from tests.test_recipes import with_small_data
+from pipelines.components import ConfigError, name_of
+from pipelines.loading.loader import open_loader
+from pipelines.storage.location import Location
+from service.configuration.config import Run
+from service.configuration.recipe import load, recipes
+from service.replicas.accelerators import Accelerator
+from service.replicas.accelerators.torch_distributed import TorchDistributed
+from service.replicas.accelerators.xla import Xla
+from service.runs.replica import Replica
+from tests.training.test_combinations import OBJECTIVES, SCHEMES, TASKS, TRANSLATIONS, data
+from tests.training.test_recipes import with_small_data
 
 __all__ = ["data"]
 
@@ -64,7 +64,7 @@ def test_a_recipe_runs_as_on_one_cpu(compiled: str, tmp_path: Path) -> None:
         replica = opened(run, folders, accelerator)
         losses = {name: value.item() for name, value in replica.step(0).items()}
         replica.step(1)
-        assert replica.verdict() is None
+        assert replica.diverged() is None
         replica.close()
         return losses
 

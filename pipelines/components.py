@@ -1,0 +1,88 @@
+"""Components: the parts of a recipe, each one file that owns its options.
+
+A family is a package (``service.losses.objectives``) whose ``__init__`` declares one abstract subclass of
+`Component`; every other module of it holds one concrete subclass, and the file's name is the component's
+name. A dotted name (``my_package.my_objective``) is looked for outside the project, so that a component
+can be added without touching it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+
+
+class ConfigError(ValueError):
+    """A mistake in the configuration that the user can mend; its text is the one line to show."""
+
+
+class Component(BaseModel):
+    """A part of a recipe. Its fields are its options; unknown ones are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+C = TypeVar("C", bound=Component)
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """A phrase that names the valid word nearest to `word`, or lists all of them."""
+    known = sorted(known)
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
+
+
+def names(package: str) -> list[str]:
+    """The names of a family's components: the files of its package."""
+    path = importlib.import_module(package).__path__
+    return sorted(module.name for module in pkgutil.iter_modules(path))
+
+
+def find(package: str, name: str, base: type[C]) -> type[C]:
+    """The component called `name` of the family in `package`.
+
+    Raises:
+        ConfigError: there is no such file, or it holds no component of the family.
+    """
+    family = package.rpartition(".")[2]
+    if "." not in name and name not in names(package):
+        raise ConfigError(f"{family}: unknown name {name!r}; {nearest(name, names(package))}")
+    path = name if "." in name else f"{package}.{name}"
+    try:
+        module = importlib.import_module(path)
+    except ModuleNotFoundError as error:
+        if not path.startswith(error.name or path):
+            raise
+        raise ConfigError(f"{family}: no module {path!r} can be imported") from error
+    for _, found in inspect.getmembers(module, inspect.isclass):
+        if found.__module__ == module.__name__ and issubclass(found, base):
+            return found
+    raise ConfigError(f"{family}: {path!r} holds no {base.__name__}")
+
+
+def name_of(component: Component) -> str:
+    """The name by which `find` returns this component's class."""
+    module = type(component).__module__
+    return module.rpartition(".")[2] if module.startswith(("service.", "pipelines.")) else module
+
+
+def resolve(package: str, value: Any, base: type[C], default: str | None = None) -> C:
+    """A component from what a recipe says of it: a name, or a mapping with ``name`` and its options.
+
+    Args:
+        default: the name that options without one are meant for.
+    """
+    if isinstance(value, base):
+        return value
+    options: dict[str, Any] = dict(value) if isinstance(value, Mapping) else {"name": value}
+    if default is not None:
+        options.setdefault("name", default)
+    if not isinstance(options.get("name"), str):
+        raise ConfigError(f"{package.rpartition('.')[2]}: a name is missing; known: {', '.join(names(package))}")
+    return find(package, options.pop("name"), base)(**options)

@@ -1,0 +1,153 @@
+"""Sources: where pictures come from, one format a file."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Annotated, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from pydantic import AfterValidator
+
+from pipelines.components import Component, ConfigError
+from pipelines.data.containers import Entry, contents
+from pipelines.data.shards import Images
+from pipelines.storage.location import Found, Location
+from pipelines.storage.object_store import refuse_credentials
+
+_TABULATED = 1 << 16
+
+#: A path or URI; a path is absolute, so that it means the same to every process.
+Uri = Annotated[str, AfterValidator(lambda uri: _absolute(uri))]
+
+
+class Sample(NamedTuple):
+    """One sample: its pictures, encoded or as arrays, one for each of the source's columns."""
+
+    key: str
+    pictures: tuple[bytes | Images, ...]
+    label: int | None = None
+
+
+class Source(Component):
+    """A data set in somebody's format.
+
+    What it holds is found first, and cheaply, so that any part of it can be read by anybody afterwards.
+    """
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """What the pictures of a sample are."""
+        return ("image",)
+
+    @property
+    def side_by_side(self) -> bool:
+        """Whether the pictures of a sample come as one, to be cut in halves."""
+        return False
+
+    @abstractmethod
+    def index(self) -> pa.Table:
+        """Every sample, in an order that does not change: its ``key``, and what `read` needs.
+
+        A column ``class`` holds the names of classes, which become labels.
+
+        Raises:
+            ConfigError: the source is not there, or not in its format.
+        """
+
+    @abstractmethod
+    def read(self, part: pa.Table) -> Iterator[Sample]:
+        """The samples of a part of the index, in its order.
+
+        Raises:
+            OSError: what the index found has gone.
+        """
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """A short text that changes when the source's content does, found without reading it all.
+
+        Raises:
+            ConfigError: the source is not there.
+        """
+
+    @abstractmethod
+    def describe(self) -> str:
+        """The source in a few words, for manifests."""
+
+
+class ArraySource(Source):
+    """A source that is small, and whose pictures are arrays."""
+
+    @abstractmethod
+    def arrays(self) -> tuple[Images, NDArray[np.integer]]:
+        """Pictures (N, H, W) or (N, H, W, C), and their labels (N,)."""
+
+    @abstractmethod
+    def key(self, row: int) -> str:
+        """The name of a picture."""
+
+    def index(self) -> pa.Table:
+        rows = np.arange(len(self.arrays()[0]))
+        return pa.table({"key": pa.array([self.key(row) for row in rows.tolist()], pa.string()), "row": rows})
+
+    def read(self, part: pa.Table) -> Iterator[Sample]:
+        pictures, labels = self.arrays()
+        for key, row in zip(part.column("key").to_pylist(), part.column("row").to_pylist(), strict=True):
+            yield Sample(key, (pictures[row],), int(labels[row]))
+
+
+def _absolute(uri: str) -> str:
+    if "://" not in uri:
+        return str(Path(uri).expanduser().absolute())
+    refuse_credentials(uri)
+    return uri
+
+
+def tabulate(entries: Iterable[Entry]) -> pa.Table:
+    """Where pictures lie, with their names as keys. Raises ConfigError if there are none."""
+    remaining = iter(entries)
+    parts = []
+    while some := list(itertools.islice(remaining, _TABULATED)):  # Millions of tuples at once are gigabytes.
+        parts.append(pa.table(dict(zip(Entry._fields, zip(*some, strict=True), strict=True))))
+    if not parts:
+        raise ConfigError("data.source: holds no pictures")
+    table = pa.concat_tables(parts)
+    return table.append_column("key", table.column("name"))
+
+
+def samples_at(root: Location, part: pa.Table) -> Iterator[Sample]:
+    """The samples of a part of a table that `tabulate` made; labels are its column ``label``, if it has one."""
+    labels = part.column("label").to_pylist() if "label" in part.column_names else [None] * len(part)
+    for key, content, label in zip(part.column("key").to_pylist(), contents(root, part), labels, strict=True):
+        yield Sample(key, (content,), label)
+
+
+def fingerprint_files(files: Iterable[Found]) -> str:
+    """A hash of names, sizes and times of change."""
+    digest = hashlib.blake2b(digest_size=8)
+    for file in files:
+        digest.update(f"{file.name}/{file.size}/{file.changed}".encode())
+    return digest.hexdigest()
+
+
+def existing(uri: str) -> Location:
+    """Where a source lies. Raises ConfigError if it is not there."""
+    location = Location.of(uri)
+    try:
+        there = location.exists()
+    except OSError as error:
+        raise ConfigError(f"data.source.uri: {location} cannot be reached: {error}") from error
+    if not there:
+        raise ConfigError(f"data.source.uri: {uri!r} does not exist; name your copy with data.source.uri=PATH")
+    return location
+
+
+def files_of(location: Location) -> list[Found]:
+    """A file, or the files of a folder tree."""
+    return [location.describe()] if location.is_file() else location.files(recursive=True)

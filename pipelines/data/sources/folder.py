@@ -1,0 +1,58 @@
+"""Folder trees of pictures, and zips of them (or of zips), such as Kaggle's sample of LSUN."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import PurePosixPath
+
+import pyarrow as pa
+from pydantic import Field
+
+from pipelines.components import ConfigError
+from pipelines.data.containers import Entry, in_folder, in_zip, is_zip
+from pipelines.data.sources import Sample, Source, Uri, existing, files_of, fingerprint_files, samples_at, tabulate
+
+
+class Folder(Source):
+    """Every file below a folder, or in a zip, is a picture; what the first folders are called are its classes."""
+
+    uri: Uri
+    inside: str = Field("", description="only what lies in this folder of it")
+    classes: bool = Field(True, description="whether the first folders are classes")
+
+    def index(self) -> pa.Table:
+        return with_classes(self.entries(), self.inside, self.classes)
+
+    def entries(self) -> list[Entry]:
+        """Where every picture lies. Raises ConfigError if there is none."""
+        root = existing(self.uri)
+        found = in_zip(root) if root.is_file() and is_zip(root) else in_folder(root)
+        inside = f"{self.inside.strip('/')}/" if self.inside else ""
+        chosen = [entry for entry in found if entry.name.startswith(inside)]
+        if not chosen:
+            known = sorted({PurePosixPath(entry.name).parts[0] for entry in found})[:10]
+            raise ConfigError(f"data.source.inside: {root} has no {self.inside!r}; it has {', '.join(known)}")
+        return chosen
+
+    def read(self, part: pa.Table) -> Iterator[Sample]:
+        return samples_at(existing(self.uri), part)
+
+    def fingerprint(self) -> str:
+        return fingerprint_files(files_of(existing(self.uri)))
+
+    def describe(self) -> str:
+        return f"pictures in {existing(self.uri).name}{f'/{self.inside}' if self.inside else ''}"
+
+
+def with_classes(entries: list[Entry], inside: str, classes: bool) -> pa.Table:
+    """A table of entries, with the first folder that tells them apart as their class."""
+    table = tabulate(entries)
+    parents = [PurePosixPath(entry.name).relative_to(inside).parts[:-1] for entry in entries]
+    inner = [parent for parent in parents if parent]
+    if not classes or not inner:
+        return table
+    first, last = min(inner), max(inner)
+    alike = next((at for at, (one, other) in enumerate(zip(first, last, strict=False)) if one != other), len(first))
+    common = min(alike, min(map(len, inner)) - 1)  # A single class is one too.
+    names = [parent[common] if parent else None for parent in parents]
+    return table.append_column("class", pa.array(names, pa.string()))

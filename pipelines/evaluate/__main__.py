@@ -1,0 +1,70 @@
+"""A registered model -> how near its images are to a recipe's data: ``python -m pipelines.evaluate RECIPE MODEL``.
+
+The work is done by tasks on the Ray cluster that is there, else on this machine. What was found is noted in the
+registry, under the evaluation's fingerprint, and not measured again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+import ray
+from rich.console import Console
+
+from pipelines.components import ConfigError
+from pipelines.data.ray_tasks import on_devices
+from pipelines.evaluate.evaluation import protocol
+from pipelines.evaluate.registered import judge
+from pipelines.quality.figures import Figures
+from service.artifacts import registry
+from service.configuration.recipe import load
+from service.runs import cluster
+from service.tracking.tracker import TrackingError
+
+USER_ERROR, FAILURE = 2, 1
+
+
+def show(measured: Figures, console: Console) -> None:
+    """Print the figures."""
+    for name, value in measured.figures.items():
+        console.print(f"{name:<16}{value:.4g}", highlight=False)
+    console.print(f"{'samples':<16}{measured.samples:,}\n{'fingerprint':<16}{measured.fingerprint}", highlight=False)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m pipelines.evaluate",
+        description="Measures how near a model's images are to a recipe's data, and notes it in the registry.",
+        epilog="example: python -m pipelines.evaluate digits models:/selfgan-digits/1 evaluation.samples=1000",
+    )
+    parser.add_argument("recipe", help="its data, transform and evaluation count")
+    parser.add_argument("model", help="models:/NAME@ALIAS, models:/NAME/VERSION, or models:/NAME: the latest")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns the exit code: 2 for the user's mistakes, 1 where the server fails."""
+    from service.tracking.progress import console
+
+    chosen = _parser().parse_args(arguments)
+    try:
+        run = load(chosen.recipe, chosen.overrides)
+        registry.version_of(chosen.model, run.tracking_uri)  # Before anything takes time.
+        cluster.connect(run.cluster)
+        show(judge(protocol(run, console()), chosen.model, on_devices), console())
+    except (ConfigError, registry.NoModelError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return USER_ERROR
+    except (TrackingError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return FAILURE
+    finally:
+        ray.shutdown()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,29 @@
+"""A registered model's figures: read from the registry where they are noted, else measured and noted there."""
+
+from __future__ import annotations
+
+from pipelines.evaluate.evaluation import Features, Protocol, Tasks, Work, evaluate, in_turn
+from pipelines.quality.figures import Figures
+from service.artifacts import model_cache, registry
+from service.generator import Generator
+
+
+def judge(judged: Protocol, model: str, tasks: Tasks[Work, Features] = in_turn) -> Figures:
+    """What the registry notes of a model in this evaluation; measured first, if it notes nothing.
+
+    Raises:
+        ConfigError: the model is not one for this data.
+        NoModelError: there is no such model.
+        TrackingError: MLflow fails.
+    """
+    uri = judged.run.tracking_uri
+    name, number = registry.ModelName.of(model).name, registry.version_of(model, uri)
+    tag = f"evaluation.{judged.fingerprint}"
+    if noted := registry.tags_of(name, number, uri).get(tag):
+        return Figures.model_validate_json(noted)
+    generator = Generator.read(model_cache.pull(f"models:/{name}/{number}", uri, model_cache.CACHE.expanduser()))
+    measured = evaluate(judged, generator, tasks)
+    registry.log_figures(name, number, uri, {f"evaluation/{key}": value for key, value in measured.figures.items()})
+    tags = {tag: measured.model_dump_json(), "evaluation.fingerprint": measured.fingerprint}
+    registry.tag(name, number, uri, tags)
+    return measured

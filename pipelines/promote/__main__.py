@@ -1,0 +1,89 @@
+"""Makes a model the champion if it is better: ``python -m pipelines.promote RECIPE MODEL [KEY=VALUE ...]``.
+
+Candidate and champion are measured alike, on the data as they are now; what was measured before is not measured again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+import ray
+from rich.console import Console
+
+from pipelines.components import ConfigError
+from pipelines.data.ray_tasks import on_devices
+from pipelines.evaluate.evaluation import protocol
+from pipelines.exit_codes import ExitCode
+from pipelines.promote.promotion import by_hand, promote, rollback
+from pipelines.quality.policy import NotComparableError
+from service.artifacts import registry
+from service.configuration.config import Run
+from service.configuration.recipe import load
+from service.runs import cluster
+from service.tracking.tracker import TrackingError
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m pipelines.promote",
+        description="Measures a registered model and the champion, and makes it the champion if it is better.",
+        epilog="exit codes: 10 promoted, 11 held (not better), 12 rejected (not sound), 1 failed, 2 wrongly asked",
+    )
+    parser.add_argument("recipe", help="its data, evaluation, promotion and model name count")
+    parser.add_argument("model", nargs="?", help="models:/NAME/VERSION, models:/NAME@ALIAS or models:/NAME: the latest")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--by-hand", action="store_true", help="make it the champion without comparing")
+    how.add_argument("--rollback", action="store_true", help="set the former champion again; takes no model")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns a `ExitCode`."""
+    from service.tracking.progress import console
+
+    parser = _parser()
+    chosen, rest = parser.parse_known_intermixed_args(arguments)
+    words = [*([chosen.model] if chosen.model else []), *chosen.overrides, *rest]
+    models = [word for word in words if "=" not in word]
+    try:
+        run = load(chosen.recipe, [word for word in words if "=" in word])
+        if len(models) != (0 if chosen.rollback else 1):
+            raise ConfigError("--rollback takes no model" if chosen.rollback else "which model? models:/NAME/VERSION")
+        if chosen.rollback:
+            print(f"champion: version {rollback(run).version} of {run.model_name}")
+            return ExitCode.PROMOTED
+        version = _version(run, models[0])
+        if chosen.by_hand:
+            print(f"champion: version {by_hand(run, version).version} of {run.model_name}")
+            return ExitCode.PROMOTED
+        return _by_figures(run, version, console())
+    except (ConfigError, registry.NoModelError, NotComparableError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return ExitCode.USER_ERROR
+    except (TrackingError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return ExitCode.FAILED
+
+
+def _version(run: Run, model: str) -> str:
+    name = registry.ModelName.of(model).name
+    if name != run.model_name:
+        raise ConfigError(f"{model}: recipe {run.recipe} promotes {run.model_name}; tracking.model={name} changes that")
+    return registry.version_of(model, run.tracking_uri)
+
+
+def _by_figures(run: Run, version: str, console: Console) -> ExitCode:
+    try:
+        cluster.connect(run.cluster)
+        decision, _, _ = promote(protocol(run, console), version, on_devices)
+    finally:
+        ray.shutdown()
+    print(f"{decision.result.name.lower()}: {decision.reason}")
+    return decision.result
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,80 @@
+"""Whether a candidate takes the champion's place: a pure decision, with its reason in words."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from pipelines.exit_codes import ExitCode
+from pipelines.quality.figures import Figures
+
+
+class Policy(BaseModel):
+    """What a candidate must be."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    errors: float = Field(2.0, ge=0, description="standard errors by which a candidate's KID must be lower")
+    fid_slack: float = Field(0.05, ge=0, description="share by which its FID may be higher all the same")
+    least_recall: float = Field(0.05, ge=0, le=1, description="below, it has collapsed")
+    least_coverage: float = Field(0.05, ge=0, le=1, description="below, it has collapsed")
+    least_class_coverage: float = Field(0.5, ge=0, le=1, description="below, it has collapsed; where classes are known")
+
+
+class Decision(NamedTuple):
+    """PROMOTED, HELD or REJECTED, and why."""
+
+    result: ExitCode
+    reason: str
+
+
+class NotComparableError(ValueError):
+    """Figures of different evaluations; its text is the one line to show."""
+
+
+def decide(candidate: Figures, champion: Figures | None, policy: Policy) -> Decision:
+    """Whether `candidate` is to be the champion; the first one needs only be sound.
+
+    Raises:
+        NotComparableError: the figures are of different evaluations.
+    """
+    if champion is not None and champion.fingerprint != candidate.fingerprint:
+        raise NotComparableError(
+            f"the candidate was evaluated as {candidate.fingerprint}, the champion as {champion.fingerprint}: "
+            "evaluate both alike (same data set version, feature network and samples)"
+        )
+    if fault := _fault(candidate, policy):
+        return Decision(ExitCode.REJECTED, fault)
+    if champion is None:
+        return Decision(ExitCode.PROMOTED, f"there is no champion yet, and KID {candidate.kid:.4g} is sound")
+    if fault := _fault(champion, policy):
+        return Decision(ExitCode.PROMOTED, f"the champion is no longer sound on this data: {fault}")
+    return _compare(candidate, champion, policy)
+
+
+def _fault(measured: Figures, policy: Policy) -> str | None:
+    """What disqualifies a model whatever else is good about it."""
+    for name, value in measured.figures.items():
+        if not math.isfinite(value):
+            return f"{name} is {value}"
+    limits = {
+        "recall": policy.least_recall, "coverage": policy.least_coverage, "class_coverage": policy.least_class_coverage,
+    }  # fmt: skip
+    for name, least in limits.items():
+        found = measured.figures.get(name)
+        if found is not None and found < least:
+            return f"collapsed: {name} {found:.3f} is below {least:g}"
+    return None
+
+
+def _compare(candidate: Figures, champion: Figures, policy: Policy) -> Decision:
+    gain = champion.kid - candidate.kid
+    error = math.hypot(candidate.kid_error, champion.kid_error)
+    told = f"KID {candidate.kid:.4g} against {champion.kid:.4g}, {gain:+.2g} better, standard error {error:.2g}"
+    if not gain > policy.errors * error:
+        return Decision(ExitCode.HELD, f"not clearly better: {told}, {policy.errors:g} of which are asked for")
+    if candidate.fid > champion.fid * (1 + policy.fid_slack):
+        return Decision(ExitCode.HELD, f"{told}, but FID {candidate.fid:.4g} is worse than {champion.fid:.4g}")
+    return Decision(ExitCode.PROMOTED, f"better: {told}; FID {candidate.fid:.4g} against {champion.fid:.4g}")

@@ -1,0 +1,132 @@
+"""Checkpoints: everything that continues, in one folder that any number of replicas can go on from.
+
+``networks.safetensors``, ``rows.safetensors`` (state kept per row of the global batch, such as the previous
+step's images) and ``shared.safetensors`` (state that is alike on every replica, such as pools) hold tensors,
+``optimizers.pt`` the optimizers' state, ``state.json`` the step and what the run was. Order and noise are
+functions of (seed, step), and are not here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from pipelines.components import ConfigError
+from pipelines.storage.location import Location
+from service.configuration.reading import from_tree
+
+_NETWORKS, _ROWS, _SHARED = "networks.safetensors", "rows.safetensors", "shared.safetensors"
+_OPTIMIZERS, _STATE = "optimizers.pt", "state.json"
+FORMAT = 2
+
+
+@dataclass(frozen=True)
+class State:
+    """A run after `step` steps, on the host.
+
+    Attributes:
+        networks: tensors by ``generator.*``, ``critic.*`` and, where there is one, ``average.*``.
+        optimizers: their state dicts by name.
+        rows: (batch size, ...) tensors by name.
+        shared: tensors that are the same on every replica, such as pools, by name.
+        identity: what must be equal for the run to go on: hashes of recipe and data set.
+        run: the resolved configuration.
+    """
+
+    step: int
+    networks: Mapping[str, Tensor]
+    optimizers: Mapping[str, Any]
+    rows: Mapping[str, Tensor]
+    shared: Mapping[str, Tensor]
+    identity: Mapping[str, str]
+    run: Mapping[str, Any]
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that cannot be continued from; its text is the one line to show."""
+
+
+def save(state: State, folder: Path) -> None:
+    """Write `state` to a folder of its own."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(_contiguous(state.networks), folder / _NETWORKS)
+    save_file(_contiguous(state.rows), folder / _ROWS)
+    save_file(_contiguous(state.shared), folder / _SHARED)
+    torch.save(dict(state.optimizers), folder / _OPTIMIZERS)
+    described = {"format": FORMAT, "step": state.step, "identity": dict(state.identity), "run": dict(state.run)}
+    (folder / _STATE).write_text(json.dumps(described, indent=2))
+
+
+def load(folder: Path, identity: Mapping[str, str] | None = None) -> State:
+    """Read a checkpoint.
+
+    Args:
+        identity: that of the run that wants to go on, if it must match.
+
+    Raises:
+        CheckpointError: it is damaged, or of another recipe or data set.
+    """
+    try:
+        described = json.loads((folder / _STATE).read_text())
+        if described["format"] != FORMAT:
+            raise CheckpointError(f"checkpoint {folder}: format {described['format']}, this version reads {FORMAT}")
+        state = State(
+            step=described["step"],
+            networks=load_file(folder / _NETWORKS),
+            optimizers=torch.load(folder / _OPTIMIZERS, weights_only=True, map_location="cpu"),
+            rows=load_file(folder / _ROWS),
+            shared=load_file(folder / _SHARED),
+            identity=described["identity"],
+            run=described["run"],
+        )
+    except CheckpointError:
+        raise
+    except Exception as error:  # Every reader has errors of its own; all of them mean the same here.
+        raise CheckpointError(f"checkpoint {folder} is damaged: {type(error).__name__}: {error}") from error
+    if identity is not None:
+        # The recipe is asked anew: options that did not exist when the run was started have their defaults.
+        made_with = {**state.identity, "recipe": _recipe_hash(state, folder)}
+        for what, value in identity.items():
+            if made_with.get(what) != value:
+                raise CheckpointError(
+                    f"checkpoint {folder} was made with another {what} ({made_with.get(what)}, not {value}): "
+                    "resume with the options the run was started with"
+                )
+    return state
+
+
+def fetch(place: Location, folder: Path) -> State:
+    """Read a checkpoint from wherever it lies; `folder` is an empty one to copy it to.
+
+    Raises:
+        CheckpointError: there is none, or it is damaged.
+    """
+    try:
+        Location.of(str(folder)).copy_from(place)
+    except OSError as error:
+        raise CheckpointError(f"checkpoint {place} cannot be read: {error}") from error
+    return load(folder)
+
+
+def _recipe_hash(state: State, folder: Path) -> str:
+    try:
+        return from_tree(state.run).recipe_hash
+    except ConfigError as error:
+        raise CheckpointError(f"checkpoint {folder}: its run is not one of this version: {error}") from error
+
+
+def network_weights(state: State, part: str) -> dict[str, Tensor]:
+    """One network's tensors, by the names of its own state dict."""
+    own = f"{part}."
+    return {name.removeprefix(own): value for name, value in state.networks.items() if name.startswith(own)}
+
+
+def _contiguous(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}

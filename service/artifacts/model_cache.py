@@ -1,0 +1,43 @@
+"""Registered models on this machine: fetched once, and there while the tracking server is away."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+from service.artifacts import registry
+from service.tracking.tracker import TrackingError
+
+#: Where fetched models are kept.
+CACHE = Path("~/.cache/selfgan/models")
+
+
+def pull(uri: str, tracking_uri: str, cache: Path) -> Path:
+    """A folder with a model's generator, fetched once; with the server away, what was fetched last is taken.
+
+    Raises:
+        NoModelError: there is no such model.
+        TrackingError: the server fails, and the model was never fetched.
+    """
+    model = registry.ModelName.of(uri)
+    # Another server's model of this name is another one.
+    shelf = cache / hashlib.sha256(tracking_uri.encode()).hexdigest()[:12] / model.name
+    pointer = shelf / f"{model.version or model.alias or 'latest'}.json"
+    try:
+        number = registry.version_of(uri, tracking_uri)
+        # So is a version of that number, if the registry was lost and begun anew.
+        place = f"{number}-{registry.run_of(model.name, number, tracking_uri)[:12]}"
+    except TrackingError:
+        if not pointer.exists():
+            raise
+        place = json.loads(pointer.read_text())["place"]
+        return _generator_in(shelf / place)
+    if not (shelf / place).exists():
+        registry.fetch(f"models:/{model.name}/{number}", tracking_uri, shelf / place)
+    pointer.write_text(json.dumps({"place": place}))
+    return _generator_in(shelf / place)
+
+
+def _generator_in(folder: Path) -> Path:
+    return folder / "artifacts" / "generator"

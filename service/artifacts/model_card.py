@@ -1,0 +1,53 @@
+"""A model's card: what it is, what made it, how to use it, and a grid of its images."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from service.configuration.config import Run
+from service.configuration.recipe import recipes
+from service.generator import Generator
+from service.tracking.pictures import grid
+
+_IMAGES, _SEED = 64, 0
+
+
+def card(folder: Path, generator: Generator, run: Run, tags: Mapping[str, str], picture: Path | None) -> str:
+    """Write ``README.md`` and ``samples.png`` into a generator's folder; returns the text.
+
+    Args:
+        picture: a grid for a generator that cannot make one by itself, as it needs images.
+    """
+    samples = folder / "samples.png"
+    if not generator.task.translates:
+        grid(generator.make(_IMAGES, _SEED)).save(samples)
+    elif picture is not None:
+        shutil.copyfile(picture, samples)
+    shape = f"{run.image.width}x{run.image.height}, {'grey' if run.image.channels == 1 else 'RGB'}"
+    asked = (
+        f"predict(images)  # uint8 (N, {run.image.height}, {run.image.width}, {run.image.channels})"
+        if generator.task.translates
+        else 'predict({"n": [64], "seed": [7]})'
+    )
+    lines = [
+        f"# {run.model_name}",
+        "",
+        f"{recipes().get(run.recipe, run.recipe)} Images of {shape}; {tags['step']} steps of {run.batch.size} images.",
+        "",
+        *(["![Samples](samples.png)", ""] if samples.exists() else []),
+        "```python",
+        f'mlflow.pyfunc.load_model("models:/{run.model_name}@champion").{asked}',
+        "```",
+        "",
+        *(f"- {key}: `{value}`" for key, value in tags.items()),
+        "- weights: safetensors"
+        + (", averaged over training (`average`) and as trained (`generator`)" if run.ema else ""),
+        "",
+        "It shows what its training images show, with their biases; it is no source of facts about anybody.",
+        "",
+    ]
+    text = "\n".join(lines)
+    (folder / "README.md").write_text(text)
+    return text

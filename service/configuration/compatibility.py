@@ -1,0 +1,76 @@
+"""Whether the parts of a run can be combined: what cannot is refused before anything starts, with the reason."""
+
+from __future__ import annotations
+
+import torch
+
+from pipelines.components import ConfigError, name_of
+from pipelines.storage.object_store import refuse_credentials
+from service.configuration.config import Run
+from service.tasks import Samples
+
+
+def check(run: Run) -> None:
+    """Raise ConfigError, with the reason, if the parts cannot be combined."""
+    try:
+        run.task.check(run.network, run.image)
+        run.critics.check(run.network, run.image)
+        run.scheme.check(run.objective, run.batch.size, run.batch.shards)
+        for term in run.terms:
+            term.check()
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    try:
+        with torch.device("meta"):  # Every mistake in a network's options shows, and nothing is allocated.
+            critics = _critics(run)
+    except (ValueError, RuntimeError, IndexError) as error:
+        raise ConfigError(f"network: cannot be built with these options: {str(error).splitlines()[0]}") from error
+    try:
+        for critic, count in critics:
+            run.scheme.check_critic(critic, count)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    outputs = min(count for _, count in critics) - run.task.heads
+    if outputs < run.objective.least_outputs:
+        raise ConfigError(
+            f"objective {name_of(run.objective)} compares vectors of outputs, and the critic of network "
+            f"{name_of(run.network)} has {outputs}; choose one that judges patches, or set network.patches=true"
+        )
+    if len(run.data.domains) + 1 != run.task.data_sets:
+        raise ConfigError(
+            f"data.domains: task {name_of(run.task)} takes {run.task.data_sets - 1} more data sets than data.source, "
+            f"not {len(run.data.domains)}"
+        )
+    if run.task.needs_pairs and run.data.shards is None and len(run.data.source.columns) < 2:
+        raise ConfigError(f"task {name_of(run.task)}: data.source {name_of(run.data.source)} has no pairs; take pairs")
+    if not run.task.needs_pairs and any(term.needs_pairs for term in run.terms):
+        raise ConfigError(f"terms: task {name_of(run.task)} has no true images to compare with; take task=paired")
+    if run.network.last_stage(run.image) and (run.start_from or run.retraining.start == "champion"):
+        raise ConfigError("start_from: networks that grow begin at their first stage; start from scratch")
+    places = run.storage, run.loader.cache, run.evaluation.cache
+    for uri in (run.data.shards, *(domain.shards for domain in run.data.domains), *places):
+        refuse_credentials(uri or "")
+    if run.batch.size % run.batch.shards:
+        raise ConfigError(f"batch.shards: {run.batch.shards} does not divide batch.size, {run.batch.size}")
+    if run.batch.size // run.batch.shards < 2 and not run.task.translates:
+        raise ConfigError(f"batch.size: {run.batch.size} leaves fewer than two samples for each of the statistics")
+    if run.replicas > run.batch.size:
+        raise ConfigError(f"replicas: {run.replicas} replicas cannot share a batch of {run.batch.size}")
+    if run.cluster.min_replicas and run.cluster.min_replicas > run.replicas:
+        raise ConfigError(f"cluster.min_replicas: {run.cluster.min_replicas} is more than replicas={run.replicas}")
+
+
+def _critics(run: Run) -> list[tuple[torch.nn.Module, int]]:
+    """Critics, and how many numbers each gives an image."""
+    run.task.generator(run.network, run.image)
+    critics = run.critics.critics(run.task, run.network, run.image)
+    for regularizer in run.regularizers:
+        regularizer.prepare(critics)
+    images = torch.empty(2, *run.image)
+    seen = run.task.seen(Samples(images, torch.zeros(2, dtype=torch.int64), images, (images,)))
+    found = []
+    for name, role in run.critics.roles(run.task.games).items():
+        view = seen[role.game]
+        logits: torch.Tensor = critics[name](*(value for value in (view.images, view.given) if value is not None))
+        found.append((critics[name], logits.shape[1]))
+    return found

@@ -1,0 +1,200 @@
+"""The configuration of a run: every option, its default, and what follows from them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import BeforeValidator, Field, SerializeAsAny
+
+from pipelines.components import Component, ConfigError, name_of, resolve
+from pipelines.data.images import Transform
+from pipelines.data.plan import SKIP_LIMIT
+from pipelines.data.sources import Source
+from pipelines.quality.policy import Policy
+from service.configuration.execution import (
+    Checkpoints,
+    Cluster,
+    Evaluation,
+    Loader,
+    Logging,
+    Options,
+    Retraining,
+    Tracking,
+)
+from service.configuration.tree import dump
+from service.losses.objectives import Objective
+from service.losses.regularizers import Regularizer
+from service.losses.terms import Term
+from service.models.networks import ImageShape, Network
+from service.replicas.randomness import MAX_STEPS
+from service.tasks import Task
+from service.training.augmentation import Augmentation
+from service.training.critics.critic_set import CriticSet
+from service.training.ema import Ema
+from service.training.optimizers import Optimizer
+from service.training.schemes import Scheme
+
+
+def _of(package: str, base: type[Component], default: str | None = None) -> tuple[Any, Any]:
+    """A part, by what a recipe says of it; options without a name are the default's."""
+    return BeforeValidator(lambda value: resolve(package, value, base, default)), SerializeAsAny()  # type: ignore[type-arg]
+
+
+def _several(package: str, value: Any, base: type[Component]) -> tuple[Component, ...]:
+    """Some parts of a family; one may be given without brackets. None may be there twice."""
+    described = value if isinstance(value, list | tuple) else [] if value is None else [value]
+    found = tuple(resolve(package, one, base) for one in described)
+    names = [name_of(one) for one in found]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"{package.rpartition('.')[2]}: {name!r} is there twice")
+    return found
+
+
+class Batch(Options):
+    """The global batch."""
+
+    size: int = Field(64, ge=1, description="samples in the global batch, over all replicas")
+    shards: int = Field(1, ge=1, description="take batch statistics over this many fixed parts (8: the paper's TPU)")
+
+
+class DataSet(Options):
+    """Where samples come from, and where they lie as shards."""
+
+    source: Annotated[Source, *_of("pipelines.data.sources", Source)] = Field(
+        description="where pictures come from: a format, and its options such as uri"
+    )
+    shards: str | None = Field(None, description="folder or URI of the Arrow shards [default: under storage]")
+    version: int | None = Field(None, ge=1, description="of the shards' manifest [default: the latest]")
+
+
+class Data(DataSet):
+    """The data of a run."""
+
+    domains: tuple[DataSet, ...] = Field((), description="further data sets, of the other domains of task=unpaired")
+    transform: Transform = Field(Transform(), description="size, channels and resampling of the images")
+    stored: Literal["decoded", "encoded"] = Field("decoded", description="what an ingest writes: pixels, or pictures")
+    skip_limit: float = Field(SKIP_LIMIT, ge=0, le=1, description="share of samples that an ingest may skip")
+    damaged: Literal["stop", "replace"] = Field("stop", description="what to do about a block that is damaged")
+
+
+class Run(Options):
+    """One run: a recipe, resolved."""
+
+    recipe: str = Field(description="the recipe's name")
+    seed: int = Field(0, description="of initial weights, order and noise")
+    steps: int = Field(6000, ge=1, le=MAX_STEPS, description="how many global batches to train on")
+    dtype: Literal["float32", "float64", "bfloat16"] = Field(
+        "float32", description="of weights and arithmetic; bfloat16: of networks' products alone, by autocast"
+    )
+    batch: Batch = Batch()
+    data: Data
+    loader: Loader = Loader()
+    network: Annotated[Network, *_of("service.models.networks", Network)]
+    task: Annotated[Task, *_of("service.tasks", Task)] = Field("unconditional", validate_default=True)
+    objective: Annotated[Objective, *_of("service.losses.objectives", Objective)] = Field("bce", validate_default=True)
+    scheme: Annotated[Scheme, *_of("service.training.schemes", Scheme)] = Field("joint", validate_default=True)
+    regularizers: Annotated[
+        tuple[SerializeAsAny[Regularizer], ...],
+        BeforeValidator(lambda value: _several("service.losses.regularizers", value, Regularizer)),
+    ] = Field((), description="penalties, norms and noise that keep the critics smooth")
+    terms: Annotated[
+        tuple[SerializeAsAny[Term], ...], BeforeValidator(lambda value: _several("service.losses.terms", value, Term))
+    ] = Field((), description="what generated images are to be like, beside what critics say")
+    critics: CriticSet = Field(CriticSet(), description="several critics, or critics at several scales")
+    augmentation: Augmentation = Field(Augmentation(), description="of real images, when they are trained on")
+    optimizer: Annotated[Optimizer, *_of("service.training.optimizers", Optimizer, "adam")] = Field(
+        "adam", validate_default=True
+    )
+    start_from: str | None = Field(None, description="checkpoint whose networks a new run starts with, folder or URI")
+    ema: Ema | None = Field(None, description="average the generator's weights: {} or {decay: 0.999}")
+    logging: Logging = Logging()
+    checkpoints: Checkpoints = Checkpoints()
+    replicas: int = Field(1, ge=1, description="how many processes train; the result is the same")
+    cluster: Cluster = Cluster()
+    tracking: Tracking = Tracking()
+    evaluation: Evaluation = Evaluation()
+    promotion: Policy = Policy()
+    retraining: Retraining = Retraining()
+    storage: str = Field("runs", description="folder or URI of everything a run writes")
+    name: str | None = Field(None, pattern=r"^[\w.-]+$", description="the run's name [default: RECIPE-TIME]")
+    resume: str | None = Field(None, description="name of a stopped run to continue")
+
+    @property
+    def image(self) -> ImageShape:
+        return ImageShape(self.data.transform.channels, self.data.transform.size, self.data.transform.size)
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        return torch.float64 if self.dtype == "float64" else torch.float32
+
+    @property
+    def tracking_uri(self) -> str:
+        """Of MLflow: the server that was named, else a database beside everything else that runs write.
+
+        Raises:
+            ConfigError: nothing is named, and a database cannot lie where runs write.
+        """
+        root = storage_root(self.storage)
+        if self.tracking.uri is None and "://" in root:
+            raise ConfigError(f"tracking.uri: is needed when storage is remote ({self.storage})")
+        return self.tracking.uri or f"sqlite:///{root}/mlflow.db"
+
+    @property
+    def model_name(self) -> str:
+        return self.tracking.model or f"selfgan-{self.recipe}"
+
+    def order_seed(self, data_set: int) -> int:
+        """Seeds the order of one of the run's data sets; of equal size and seed they would always be shown together."""
+        return self.seed + data_set * 1_000_003
+
+    @property
+    def recipe_hash(self) -> str:
+        """Names what determines the result: the whole configuration, less where and how long it runs.
+
+        Nor is it in what the run starts from, which has a tag of its own: a recipe that is retrained stays the same.
+        """
+        chosen = {key: value for key, value in dump(self).items() if key not in EXECUTION_KEYS | {"start_from"}}
+        chosen["data"] = {"transform": chosen["data"]["transform"]}
+        return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:16]
+
+
+EXECUTION_KEYS = frozenset(
+    [
+        "recipe",
+        "steps",
+        "loader",
+        "logging",
+        "checkpoints",
+        "replicas",
+        "cluster",
+        "tracking",
+        "evaluation",
+        "promotion",
+        "retraining",
+        "storage",
+        "name",
+        "resume",
+    ]
+)
+
+
+def in_submitted_job() -> bool:
+    """Whether this is the entry point of a job that was submitted to a Ray cluster."""
+    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+
+
+def storage_root(storage: str) -> str:
+    """The folder or URI of everything runs write, absolute.
+
+    A submitted job works in a copy of the project that Ray throws away; relative paths start at home there.
+    """
+    storage = storage.removeprefix("file://")
+    if "://" in storage:
+        return storage.rstrip("/")
+    return str((Path.home() if in_submitted_job() else Path.cwd()) / Path(storage).expanduser())

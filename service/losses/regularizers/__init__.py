@@ -1,0 +1,47 @@
+"""Regularizers: what keeps a critic smooth, one a file. Several may be used at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from pipelines.components import Component
+from service.replicas.global_batch import GlobalBatch
+from service.tasks import View
+
+#: Images and what is given with them -> the critic's logits, (N, F).
+Critic = Callable[[View], Tensor]
+
+
+class Regularizer(Component):
+    """Shapes a critic when it is built, adds to its loss, or mends its weights. The default does nothing."""
+
+    def prepare(self, critics: nn.ModuleDict) -> None:
+        """Change new critics, which are by game."""
+
+    def penalty(self, critic: Critic, fake: View, real: View, batch: GlobalBatch) -> Tensor | None:
+        """A weighted loss of the critic's, (N,), beside the adversarial ones; differentiable."""
+        return None
+
+    def due(self, step: int) -> bool:
+        """Whether there is a penalty at this step."""
+        return True
+
+    def mend(self, critics: nn.ModuleDict) -> None:
+        """Change the weights, before each of the critic's updates."""
+
+
+def gradient_of(critic: Critic, view: View) -> Tensor:
+    """The gradient of the sum of a sample's logits by its image, (N, C, H, W), to be differentiated again."""
+    images = view.images.detach().requires_grad_()
+    # Each replica sums its own rows' logits: where rows depend on each other, what crosses replicas adds up.
+    total = critic(view._replace(images=images)).sum()
+    (gradient,) = torch.autograd.grad(total, images, create_graph=True)
+    return gradient
+
+
+def per_sample(values: Tensor, images: Tensor) -> Tensor:
+    """(N or 1, 1) values -> a shape and a type that go with (N, C, H, W) images."""
+    return values.to(images.dtype)[:, :, None, None]

@@ -1,0 +1,23 @@
+"""R1: the critic's gradient at real images (Mescheder et al. 2018, arXiv:1801.04406), lazily as in StyleGAN2."""
+
+from __future__ import annotations
+
+from pydantic import Field
+from torch import Tensor
+
+from service.losses.regularizers import Critic, Regularizer, gradient_of
+from service.replicas.global_batch import GlobalBatch
+from service.tasks import View
+
+
+class R1(Regularizer):
+    """``weight / 2 |gradient|^2``, every so many steps and as many times as heavy (Karras et al. 2020: 16)."""
+
+    weight: float = Field(10.0, ge=0)
+    every: int = Field(16, ge=1)
+
+    def due(self, step: int) -> bool:
+        return step % self.every == 0
+
+    def penalty(self, critic: Critic, fake: View, real: View, batch: GlobalBatch) -> Tensor:
+        return self.every * self.weight / 2 * gradient_of(critic, real).flatten(1).square().sum(1)

@@ -1,0 +1,60 @@
+"""Networks: a generator and the critic that judges it, one family a file.
+
+They are plain torch modules, written for one device. Critics return logits. How a network is made to follow
+the global batch is `service.replicas.global_layers`' business, and what they are given beside noise or images a task's.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import NamedTuple
+
+from pydantic import Field
+from torch import nn
+
+from pipelines.components import Component
+
+
+class ImageShape(NamedTuple):
+    """Channels, height and width of the images a run trains on."""
+
+    channels: int
+    height: int
+    width: int
+
+
+class Network(Component):
+    """A family of architectures; its fields are the options of both parts."""
+
+    @abstractmethod
+    def critic(self, image: ImageShape, heads: int = 0) -> nn.Module:
+        """A module from images (N, C, H, W) to (N, F + heads): F logits, and what else it is to say of them."""
+
+    def check(self, image: ImageShape) -> None:
+        """Raise ValueError, with the reason, if the family cannot make images of this shape."""
+
+    def last_stage(self, image: ImageShape) -> int:
+        """How often networks grow while they train (`service.models.growth`); 0 for those that do not."""
+        return 0
+
+    def stage(self, image: ImageShape, seen: int) -> float:
+        """How far the networks are to have grown after `seen` real images."""
+        return float(self.last_stage(image))
+
+
+class LatentNetwork(Network):
+    """A family whose generator makes images of vectors."""
+
+    latent_dim: int = Field(100, ge=1)
+
+    @abstractmethod
+    def generator(self, image: ImageShape, inputs: int) -> nn.Module:
+        """A module from vectors (N, inputs) to images (N, C, H, W) in [-1, 1]."""
+
+
+class TranslationNetwork(Network):
+    """A family whose generator makes images of images."""
+
+    @abstractmethod
+    def translator(self, source: ImageShape, image: ImageShape) -> nn.Module:
+        """A module from images of the source's shape to images (N, C, H, W) in [-1, 1], as high and as wide."""

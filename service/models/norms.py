@@ -1,0 +1,109 @@
+"""Normalisations that networks choose between by name."""
+
+from __future__ import annotations
+
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+Norm = Literal["batch", "instance", "layer", "pixel", "switchable", "none"]
+
+
+def norm_of(norm: Norm, channels: int) -> list[nn.Module]:
+    """A normalisation of so many channels, if there is to be one."""
+    match norm:
+        case "batch":
+            return [nn.BatchNorm2d(channels)]
+        case "instance":
+            return [nn.InstanceNorm2d(channels)]
+        case "layer":
+            return [nn.GroupNorm(1, channels)]
+        case "pixel":
+            return [PixelNorm()]
+        case "switchable":
+            return [SwitchableNorm(channels)]
+        case "none":
+            return []
+
+
+def wants_bias(norm: Norm) -> bool:
+    """Whether a convolution before it needs a bias: others take away what is the same all over a channel."""
+    return norm not in ("batch", "instance")
+
+
+class PixelNorm(nn.Module):
+    """``a / sqrt(mean_c a^2 + 1e-8)`` at every pixel, or of every vector (Karras et al. 2018, arXiv:1710.10196)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, ...) -> the same."""
+        return x * torch.rsqrt(x.square().mean(1, keepdim=True) + 1e-8)
+
+
+class Groups(Protocol):
+    """What a statistic over the batch is taken over."""
+
+    def group_means(self, values: Tensor) -> Tensor:
+        """(N, K) -> (groups, K), the means of each group's rows."""
+
+    def per_row(self, statistics: Tensor) -> Tensor:
+        """(groups, K) -> (N or 1, K), each row that of its group."""
+
+
+class _OneGroup:
+    """All rows at hand."""
+
+    def group_means(self, values: Tensor) -> Tensor:
+        return values.mean(0, keepdim=True)
+
+    def per_row(self, statistics: Tensor) -> Tensor:
+        return statistics
+
+
+class SwitchableNorm(nn.Module):
+    """Means and variances of instance, layer and batch norm, mixed by weights that are learnt (Luo et al. 2019).
+
+    Source: switchablenorms/Switchable-Normalization, SwitchNorm2d, with running averages for the batch's part.
+
+    Attributes:
+        groups: what the batch's part is taken over; `service.replicas.global_layers` makes it the global batch.
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, channels: int, eps: float = 1e-5, momentum: float = 0.1) -> None:
+        super().__init__()
+        self.eps, self.momentum = eps, momentum
+        self.weight, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
+        self.mean_weight, self.var_weight = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3))
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.zeros(channels))
+        self.groups: Groups = _OneGroup()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> the same."""
+        pixels = x.flatten(2)
+        mean = pixels.mean(2)
+        variance = pixels.var(2, correction=min(1, pixels.shape[2] - 1))
+        second = variance + mean.square()
+        layer_mean = mean.mean(1, keepdim=True)
+        layer_var = second.mean(1, keepdim=True) - layer_mean.square()
+        batch_mean, batch_var = self._batch(mean, second)
+        of_mean, of_var = self.mean_weight.softmax(0), self.var_weight.softmax(0)
+        centre = of_mean[0] * mean + of_mean[1] * layer_mean + of_mean[2] * batch_mean
+        spread = of_var[0] * variance + of_var[1] * layer_var + of_var[2] * batch_var
+        scale = self.weight * torch.rsqrt(spread + self.eps)
+        return x * scale[:, :, None, None] + (self.bias - centre * scale)[:, :, None, None]
+
+    def _batch(self, mean: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+        if not self.training:
+            return self.running_mean[None], self.running_var[None]
+        means, seconds = self.groups.group_means(torch.cat([mean, second], 1)).chunk(2, 1)
+        variances = seconds - means.square()
+        with torch.no_grad():
+            for of_group, var_of_group in zip(means, variances, strict=True):
+                self.running_mean.lerp_(of_group, self.momentum)
+                self.running_var.lerp_(var_of_group, self.momentum)
+        row_means, row_variances = self.groups.per_row(torch.cat([means, variances], 1)).chunk(2, 1)
+        return row_means, row_variances

@@ -1,0 +1,44 @@
+"""A run's networks: built from its seed, made to follow the global batch, and put on the device."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from service.configuration.config import Run
+from service.replicas.global_batch import GlobalBatch
+from service.replicas.global_layers import follow_global_batch
+from service.training.precision.bfloat16 import in_bfloat16
+
+
+def new_networks(run: Run, batch: GlobalBatch) -> tuple[nn.Module, nn.ModuleDict]:
+    """Generator and critics, on the batch's device; their first weights depend on the seed alone."""
+    digest = hashlib.blake2b(f"{run.seed}/weights".encode(), digest_size=8).digest()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int.from_bytes(digest, "little") >> 1)
+        generator = run.task.generator(run.network, run.image)
+        critics = run.critics.critics(run.task, run.network, run.image)
+        for regularizer in run.regularizers:
+            regularizer.prepare(critics)
+    generator = follow_global_batch(generator, batch, "generator")
+    follow_global_batch(critics, batch, "critic")
+    if run.dtype == "bfloat16":
+        in_bfloat16(generator)
+        in_bfloat16(critics)
+    place = batch.device, run.torch_dtype
+    return generator.to(*place), critics.to(*place)
+
+
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """Within, the network uses its running statistics, drops nothing out and records no gradients."""
+    network.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        network.train()

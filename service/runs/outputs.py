@@ -1,0 +1,131 @@
+"""Where a replica's loop sends what it makes: Ray, MLflow, Prometheus and the person who watches."""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import ray.train
+import ray.train.torch
+from torch import Tensor
+
+from pipelines.storage.location import Location, join
+from service.artifacts import best, checkpoints
+from service.artifacts.checkpoints import State
+from service.configuration.config import Run
+from service.tracking.gauges import Gauges
+from service.tracking.journal import Journal
+from service.tracking.pictures import grid
+from service.tracking.tracker import Tracker
+
+_POST_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the driver tells every replica."""
+
+    run: dict[str, Any]
+    folder: str
+    tracking_uri: str
+    tracking_run: str
+    status: Any
+    accelerator: Literal["cpu", "cuda", "xla"]
+
+
+class RayOutputs:
+    """The loop's outputs: Ray for checkpoints, the status for the person, MLflow for the record."""
+
+    def __init__(self, run: Run, job: Job, chief: bool, start: int) -> None:
+        self._run, self._job, self._chief = run, job, chief
+        self._next_post = 0.0
+        if not chief:
+            return
+        name = Location.of(job.folder).path.rpartition("/")[2]
+        self._gauges = Gauges(name, run.recipe, ray.get(job.status.start.remote(start)))
+        self._folder = local_folder(job.folder, job.tracking_run)
+        self._tracker = Tracker(job.tracking_uri, job.tracking_run, Journal(self._folder / "metrics.jsonl"))
+        self._best = best.read(Location.of(job.folder))
+        self._uploads: list[threading.Event] = []
+
+    def progress(self, step: int) -> None:
+        now = time.monotonic()
+        if now >= self._next_post:
+            self._next_post = now + _POST_SECONDS
+            self._job.status.post.remote(step)
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        self._tracker.metrics(step, values)
+        self._gauges.set(step, values)
+        self._job.status.post.remote(step, dict(values))
+
+    def warn(self, text: str) -> None:
+        self._tracker.tag("warning", text)
+        self._job.status.warn.remote(text)
+
+    def samples(self, step: int, images: Tensor) -> None:
+        file = self._folder / "samples" / f"step-{step:08}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        grid(images).save(file)
+        self._tracker.file(file, "samples")
+
+    def checkpoint(self, state: State, score: float | None) -> None:
+        if not self._chief:
+            ray.train.report({}, checkpoint_upload_mode=ray.train.CheckpointUploadMode.ASYNC)
+            return
+        assert score is not None
+        folder = Path(tempfile.mkdtemp(prefix="selfgan-checkpoint-"))
+        checkpoints.save(state, folder)
+        name = f"step-{state.step:08}"
+        candidate = best.Best(step=state.step, score=score)
+        improves = self._best is None or score < self._best.score
+        if improves:
+            self._best = candidate
+        self._tracker.metrics(state.step, {"checkpoint/score": score})
+        uploaded = threading.Event()
+        self._uploads = [*(event for event in self._uploads if not event.is_set()), uploaded]
+
+        def upload(checkpoint: ray.train.Checkpoint, name: str) -> ray.train.Checkpoint:
+            try:
+                target = Location.of(join(self._job.folder, name))
+                target.copy_from(Location.of(checkpoint.path))
+                if improves:
+                    best.publish(Location.of(self._job.folder), candidate, Location.of(checkpoint.path))
+                self._tracker.tag("checkpoint.last", str(target))
+            finally:
+                uploaded.set()
+            return ray.train.Checkpoint(target.path, target.filesystem)
+
+        ray.train.report(
+            {"step": state.step, "score": score},
+            ray.train.Checkpoint(str(folder)),
+            checkpoint_dir_name=name,
+            checkpoint_upload_mode=ray.train.CheckpointUploadMode.ASYNC,
+            checkpoint_upload_fn=upload,
+            validation=self._run.evaluation.during_training,
+        )
+
+    def close(self) -> None:
+        """Wait for the tracking server to have everything; say so if it does not."""
+        if not self._chief:
+            return
+        for uploaded in self._uploads:  # Each has something to say to the tracking server at its end.
+            uploaded.wait()
+        lost = self._tracker.close(self._run.tracking.patience_seconds)
+        if lost:
+            reason = self._tracker.problem or f"no answer for {self._run.tracking.patience_seconds:.0f} s"
+            self._job.status.warn.remote(
+                f"{lost} entries of {self._folder / 'metrics.jsonl'} are not in MLflow ({reason}); "
+                f"resume={Location.of(self._job.folder).path.rpartition('/')[2]} on this machine delivers them"
+            )
+
+
+def local_folder(folder: str, tracking_run: str) -> Path:
+    """The run's folder if it is local, else one on this machine that no other run has."""
+    location = Location.of(folder)
+    return Path(location.path) if location.is_local else Path(tempfile.gettempdir(), "selfgan", tracking_run)

@@ -1,0 +1,141 @@
+"""What stands before a run trains: its data, its cluster and its MLflow run, all checked."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import ray
+import ray.train
+from rich.console import Console
+
+from pipelines.components import ConfigError
+from pipelines.data.shards import Manifest
+from pipelines.storage.location import Location, join
+from service.configuration.config import Run, storage_root
+from service.configuration.tree import dump, flatten
+from service.runs import cluster
+from service.runs.cluster import Replicas
+from service.runs.datasets import pinned, prepare_all
+from service.tracking import tracker as tracking
+from service.tracking.tracker import TrackingError
+
+
+class RunError(RuntimeError):
+    """A run that ended before its last step; its text is the one line to show."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What is known before Ray starts."""
+
+    run: Run
+    folder: str
+    data: str
+    manifest: Manifest
+    tracking_uri: str
+
+    @property
+    def name(self) -> str:
+        return Location.of(self.folder).path.rpartition("/")[2]
+
+
+@dataclass(frozen=True)
+class Started:
+    """A run whose cluster and tracking stand.
+
+    Attributes:
+        marks: (name, time) of what has been passed so far.
+    """
+
+    prepared: Prepared
+    tracking_run: str
+    replicas: Replicas
+    marks: tuple[tuple[str, float], ...]
+
+
+@contextmanager
+def started(run: Run, console: Console, began: float) -> Iterator[Started]:
+    """A run's cluster and tracking, started; and ended, well or badly."""
+    imported = time.time()
+    prepared = prepare(run, console)
+    found = time.time()
+    with ThreadPoolExecutor(1) as pool:  # Both take seconds, and neither needs the other.
+        starting = pool.submit(_start_tracking, prepared)
+        try:
+            if not ray.is_initialized():  # An ingest may have joined it.
+                cluster.connect(run.cluster)  # Here: a local Ray dies with the thread that starts it.
+            replicas = cluster.replicas(run)
+        except BaseException:
+            ray.shutdown()
+            with suppress(TrackingError):
+                tracking.discard_run(prepared.tracking_uri, starting.result())
+            raise
+        try:
+            tracking_run = starting.result()
+        except TrackingError as error:
+            ray.shutdown()
+            raise ConfigError(f"tracking.uri: {prepared.tracking_uri} refuses the run: {error}") from error
+    marks = ("begin", began), ("imports", imported), ("data", found), ("Ray and MLflow", time.time())
+    try:
+        described = {**dump(prepared.run), "name": prepared.name, "resume": None}
+        (Location.of(prepared.folder) / "run.json").write(json.dumps(described, indent=2).encode())
+        yield Started(prepared, tracking_run, replicas, marks)
+    except BaseException as error:
+        status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
+        with suppress(TrackingError):  # What went wrong first is what the user has to hear of.
+            tracking.finish_run(prepared.tracking_uri, tracking_run, status, {"error": str(error)[:5000]})
+        raise
+    finally:
+        ray.shutdown()
+
+
+def prepare(run: Run, console: Console) -> Prepared:
+    root = storage_root(run.storage)
+    _check_writable(root)
+    uri = run.tracking_uri
+    tracking.check_reachable(uri)
+    if run.start_from is not None and run.resume is None and not (Location.of(run.start_from) / "state.json").exists():
+        raise ConfigError(f"start_from: there is no checkpoint at {run.start_from}")
+    found = prepare_all(run, console)
+    data, manifest = found[0]
+    cache = {"cache": storage_root(run.loader.cache) if run.loader.cache else None}
+    run = pinned(run, found).model_copy(update={"loader": run.loader.model_copy(update=cache)})
+    name = run.resume or run.name or f"{run.recipe}-{time.strftime('%Y%m%d-%H%M%S')}"
+    folder = join(root, name)
+    if run.resume is None and (Location.of(folder) / "run.json").exists():
+        raise ConfigError(f"name: {folder} is there already; resume={name} continues it")
+    return Prepared(run, folder, data, manifest, uri)
+
+
+def _check_writable(root: str) -> None:
+    probe = Location.of(join(root, ".writable"))
+    try:
+        probe.write(b"")
+        probe.delete()
+    except OSError as error:
+        raise ConfigError(f"storage: {root} cannot be written to: {error}") from error
+
+
+def _start_tracking(prepared: Prepared) -> str:
+    run, root = prepared.run, Path(storage_root(prepared.run.storage))
+    return tracking.start_run(
+        prepared.tracking_uri,
+        run.tracking.experiment,
+        prepared.name,
+        prepared.folder,
+        parameters=dict(flatten(dump(run))),
+        tags={
+            "recipe": run.recipe,
+            "recipe.hash": run.recipe_hash,
+            "manifest.hash": prepared.manifest.hash,
+            "manifest": str(Location.of(prepared.data) / prepared.manifest.name),
+        },
+        artifacts=None if run.tracking.uri else (root / "artifacts").as_uri(),
+        resume=run.resume is not None,
+    )

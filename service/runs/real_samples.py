@@ -1,0 +1,99 @@
+"""Real samples on their way into a step: read, put on the device, augmented, and faded while networks grow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from torch import Tensor
+
+from pipelines.loading.loader import Loader, LocalBatch
+from service.configuration.config import Run
+from service.models.growth import faded
+from service.models.pixels import to_model
+from service.replicas.accelerators import Accelerator
+from service.replicas.global_batch import GlobalBatch
+from service.tasks import Samples
+
+
+class RealSamples:
+    """This replica's rows of every batch of real samples.
+
+    Args:
+        batch: is opened with each batch that is read.
+        loaders: this replica's, one for each data set of the task.
+
+    Attributes:
+        opened: the samples of the batch that was opened last.
+    """
+
+    opened: Samples
+
+    def __init__(self, run: Run, accelerator: Accelerator, batch: GlobalBatch, loaders: Sequence[Loader]) -> None:
+        self._run, self._accelerator, self._batch, self._loaders = run, accelerator, batch, loaders
+        self._last_stage = run.network.last_stage(run.image)
+
+    def open(self, step: int, number: int) -> Samples:
+        """Read the batch of that number of a step's, as the part of the step that it is for."""
+        if number:
+            self._accelerator.finish()  # A compiler then meets the same work for each of a step's batches.
+        at = self._run.scheme.batches_before(step) + number
+        local = [loader.batch(at) for loader in self._loaders]  # All have as many lanes, so their rows are the same.
+        _check_labels(local[0].labels, self._run.task.labels)
+        self._batch.start(step, local[0].first_row, len(local[0].images), part=number)
+        samples = self._run.augmentation.of(self._samples(local, self._accelerator.to_device), self._batch)
+        if self._last_stage:
+            samples = samples._replace(images=faded(samples.images, self.stage(step), self._last_stage))
+        self.opened = samples
+        return samples
+
+    def stage(self, step: int) -> float:
+        """How far growing networks are to have grown at `step`: a function of the images seen before it."""
+        seen = self._run.scheme.batches_before(max(step, 0)) * self._run.batch.size
+        return self._run.network.stage(self._run.image, seen)
+
+    def some(self, count: int) -> Samples:
+        """The same `count` (at most) samples at every call, on the device, whole on every process."""
+        device = self._accelerator.device
+        return self._samples([loader.some(count) for loader in self._loaders], lambda read: read.to(device))
+
+    def targets(self, count: int) -> Tensor:
+        """What generated images should be like: `some` of them, (N, C, H, W) uint8, on the host."""
+        first, *others = [loader.some(count) for loader in self._loaders]
+        return self._run.task.target(
+            Samples(first.images, first.labels, first.paired, tuple(other.images for other in others))
+        )
+
+    @property
+    def hash(self) -> str:
+        """Of the data sets' manifests."""
+        return "+".join(loader.manifest.hash for loader in self._loaders)
+
+    @property
+    def waited_seconds(self) -> float:
+        return sum(loader.waited_seconds for loader in self._loaders)
+
+    def close(self) -> None:
+        for loader in self._loaders:
+            loader.close()
+
+    def _samples(self, local: Sequence[LocalBatch], place: Callable[[Tensor], Tensor]) -> Samples:
+        def floats(images: Tensor) -> Tensor:
+            return to_model(place(images), self._run.torch_dtype)
+
+        first, *others = local
+        return Samples(
+            images=floats(first.images),
+            labels=place(first.labels),
+            paired=None if first.paired is None else floats(first.paired),
+            others=tuple(floats(other.images) for other in others),
+        )
+
+
+def _check_labels(labels: Tensor, count: int) -> None:
+    """Raise ValueError unless labels, on the host, are all of 0 .. count - 1; any will do if count is 0."""
+    if count and len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < count:
+        wrong = labels[(labels < 0) | (labels >= count)][0]
+        raise ValueError(
+            f"a sample of the data set has {'no label' if wrong < 0 else f'label {wrong}'}; the task wants labels "
+            f"0 to {count - 1}"
+        )

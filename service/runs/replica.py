@@ -1,0 +1,211 @@
+"""One replica: its networks and its rows of every batch, trained one step at a time."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from pipelines.components import name_of
+from pipelines.loading.loader import Loader
+from service.artifacts.checkpoints import CheckpointError, State, network_weights
+from service.configuration.config import Run
+from service.configuration.tree import dump
+from service.generator import AVERAGE
+from service.models.growth import begins, grow
+from service.models.pixels import to_image
+from service.replicas.accelerators import Accelerator
+from service.replicas.global_batch import GlobalBatch
+from service.runs.networks import evaluating, new_networks
+from service.runs.real_samples import RealSamples
+from service.training import optimizers
+from service.training.critics.image_pool import Pools
+from service.training.ema import Average
+from service.training.health.divergence import Diverged
+from service.training.schemes import TrainingContext
+
+#: Images that are generated in one call, for people to look at.
+_AT_ONCE = 64
+
+
+class Replica:
+    """Networks, batch and scheme of a run on one device.
+
+    Args:
+        run: the resolved configuration.
+        accelerator: this replica's.
+        loaders: this replica's, one for each data set of the task.
+    """
+
+    def __init__(self, run: Run, accelerator: Accelerator, *loaders: Loader) -> None:
+        self._run, self._accelerator = run, accelerator
+        self._batch = GlobalBatch(
+            run.batch.size,
+            run.batch.shards,
+            run.seed,
+            accelerator.collective,
+            accelerator.device,
+            run.torch_dtype,
+            partial(accelerator.rows, most=max(loader.most for loader in loaders)),
+        )
+        self._real = RealSamples(run, accelerator, self._batch, loaders)
+        self._pools = Pools(run.task.pool, self._batch)
+        self.generator, self.critics = new_networks(run, self._batch)
+        self._stepper = run.scheme.stepper(
+            TrainingContext(
+                network=run.network,
+                task=run.task,
+                objective=run.objective,
+                regularizers=run.regularizers,
+                optimizer=run.optimizer,
+                image=run.image,
+                generator=self.generator,
+                critics=self.critics,
+                roles=run.critics.roles(run.task.games),
+                terms={name_of(term): term.build(accelerator.device, run.torch_dtype) for term in run.terms},
+                batch=self._batch,
+                pools=self._pools,
+                accelerator=accelerator,
+            )
+        )
+        self._average = Average(run.ema, self.generator, self._batch) if run.ema else None
+
+    def step(self, step: int) -> dict[str, Tensor]:
+        """Train on the batch of `step`; returns batch-global losses and weights, on the device."""
+        for optimizer in self._stepper.optimizers.values():
+            self._run.optimizer.schedule(optimizer, step)
+        if self._run.network.last_stage(self._run.image):
+            self._grow(step)
+        metrics = self._stepper.step(step, lambda number: self._real.open(step, number))
+        if self._average:
+            self._average.follow(step)
+        self._accelerator.finish()
+        return metrics
+
+    def diversity(self) -> Tensor:
+        """How much the last step's images differ among themselves, as a share of how much the real ones do.
+
+        The mean over pixels of the standard deviation over the global batch, 0-dimensional.
+        """
+        real = self._run.task.target(self._real.opened)
+        return self._spread(self._stepper.fakes) / self._spread(real).clamp_min(1e-6)
+
+    def first_bad_steps(self) -> dict[str, Tensor]:
+        """By term, the first step at which its loss was not finite, or -1; on the device."""
+        return self._stepper.divergence.first_steps()
+
+    def diverged(self) -> Diverged | None:
+        """Where the run diverged, if it did. Looks at the weights too, and waits for the device."""
+        found = self._stepper.divergence.diverged()
+        if found is None:
+            parameters = [*self.generator.parameters(), *self.critics.parameters()]
+            sums = torch.stack([parameter.detach().abs().sum() for parameter in parameters])
+            if not torch.isfinite(sums).all():
+                found = Diverged(int(self._batch.step), ("gradient",))
+        return found
+
+    def generate(self, count: int, seed: int, shown: bool = False) -> Tensor:
+        """Images (count, C, H, W), uint8, of inputs that depend on `seed` alone.
+
+        No other replica takes part, but where the accelerator is `in_step`.
+
+        Args:
+            shown: with what a person should see beside them.
+        """
+        run, task = self._run, self._run.task
+        real = self._real.some(count) if task.translates else None
+        examples = task.examples(run.network, seed, count, self._accelerator.device, real)
+        made, generator = [], self._average.network if self._average else self.generator
+        with evaluating(generator):
+            for start in range(0, len(next(iter(examples.values()))), _AT_ONCE):
+                part = {name: values[start : start + _AT_ONCE].to(run.torch_dtype) for name, values in examples.items()}
+                images = task.images(generator, part)
+                made.append(to_image(task.shown(part, images) if shown else images))
+        return torch.cat(made)
+
+    def real_images(self, count: int) -> Tensor:
+        """The same `count` (at most) real images, (N, C, H, W) uint8, at every call: what generated ones should be."""
+        return self._real.targets(count)
+
+    def state(self, step: int) -> State:
+        """Everything that continues, after `step` steps. All replicas take part; waits for the device."""
+        rows = {name: self._batch.gather(values, at) for name, (at, values) in self._stepper.row_state().items()}
+        return State(
+            step=step,
+            networks={
+                f"{part}.{name}": value.detach().cpu().clone()
+                for part, network in self._continuing().items()
+                for name, value in network.state_dict().items()
+            },
+            optimizers={name: optimizers.state(optimizer) for name, optimizer in self._stepper.optimizers.items()},
+            rows={name: value.cpu() for name, value in rows.items()},
+            shared={name: value.cpu() for name, value in self._pools.state().items()},
+            identity=self.identity,
+            run=dump(self._run),
+        )
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What a checkpoint must share with this run for it to go on from there."""
+        return {"recipe": self._run.recipe_hash, "data set": self._real.hash}
+
+    def restore(self, state: State) -> None:
+        """Go on from `state`.
+
+        A step is done first, and forgotten: DistributedDataParallel lays its buckets out anew after its first
+        step, and the layout decides in which order a ring adds three or more gradients up.
+        """
+        last = max(state.step - 1, 0)  # The rows that are kept are those of the last step.
+        if self._accelerator.collective.world_size > 1:
+            self.step(last)
+        for part, network in self._continuing().items():
+            network.load_state_dict(network_weights(state, part))
+        for name, optimizer in self._stepper.optimizers.items():
+            optimizers.restore(optimizer, state.optimizers[name])
+        self._real.open(last, self._run.scheme.batches(last) - 1)
+        device, dtype = self._accelerator.device, self._run.torch_dtype
+        self._stepper.restore_row_state({name: value.to(device, dtype) for name, value in state.rows.items()})
+        self._pools.restore({name: value.to(device, dtype) for name, value in state.shared.items()})
+
+    def begin_with(self, state: State) -> None:
+        """Take over the networks of another run's state, before the first step.
+
+        Raises:
+            CheckpointError: they are other networks.
+        """
+        for part, network in self._continuing().items():
+            weights = network_weights(state, part) or network_weights(state, "generator")
+            try:
+                network.load_state_dict(weights)
+            except RuntimeError as error:
+                raise CheckpointError(f"start_from: its {part} is another network than this run's") from error
+
+    @property
+    def waited_seconds(self) -> float:
+        """How long steps have waited for data so far."""
+        return self._real.waited_seconds
+
+    def close(self) -> None:
+        """Stop reading ahead."""
+        self._real.close()
+
+    def _continuing(self) -> dict[str, nn.Module]:
+        """The networks of a checkpoint, by name."""
+        average = {AVERAGE: self._average.network} if self._average else {}
+        return {"generator": self.generator, "critic": self.critics, **average}
+
+    def _grow(self, step: int) -> None:
+        """Let networks be as far as they are to be at `step`."""
+        now, before = self._real.stage(step), self._real.stage(step - 1)
+        for network in self._continuing().values():
+            grow(network, now)
+        if begins(now, before):
+            for optimizer in self._stepper.optimizers.values():
+                optimizer.state.clear()
+
+    def _spread(self, images: Tensor) -> Tensor:
+        pixels = images.flatten(1)
+        means = self._batch.group_means(torch.cat([pixels, pixels.square()], 1))
+        first, second = means.mean(0).chunk(2)
+        return (second - first.square()).clamp_min(0).sqrt().mean()

@@ -1,0 +1,116 @@
+"""What Ray Train runs on each replica: the loop, with its outputs tied to Ray and MLflow."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import ray.train
+import ray.train.torch
+import torch
+
+from pipelines.data.shards import DamagedShardError
+from pipelines.loading.disk_cache import DiskCache
+from pipelines.loading.loader import Loader, Reading, open_loader
+from pipelines.storage.location import Location
+from service.artifacts import checkpoints
+from service.configuration.config import Run
+from service.configuration.reading import from_tree
+from service.replicas.accelerators import Accelerator, AcceleratorError
+from service.replicas.accelerators.torch_distributed import TorchDistributed
+from service.runs.loop import train
+from service.runs.outputs import Job, RayOutputs
+from service.runs.replica import Replica
+from service.training.health.divergence import Diverged
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """Why a run must end that another attempt would not help."""
+
+    reason: str
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+def replica_main(job: Job) -> Diverged | Stopped | None:
+    """Train as one of the replicas that Ray has started. Returns why the run has ended before its time, if it has."""
+    if reason := ray.get(job.status.read.remote()).hopeless:
+        return Stopped(reason)
+    if job.accelerator == "xla" and find_spec("torch_xla") is None:
+        return Stopped("torch_xla is not installed where the replicas run: pip install 'selfgan[tpu]'")
+    try:
+        run, accelerator, replica = set_up(job)
+        start = _restore(run, replica)
+        outputs = RayOutputs(run, job, chief=accelerator.rank == 0, start=start)
+        diverged = train(run, accelerator, replica, outputs, start)
+    except (DamagedShardError, AcceleratorError) as error:
+        # Only Ray can end the others, who wait for this replica; what it then starts again looks at the status.
+        ray.get(job.status.give_up.remote(str(error)))
+        raise
+    replica.close()
+    outputs.close()
+    return diverged
+
+
+def set_up(job: Job) -> tuple[Run, Accelerator, Replica]:
+    """The run, and this process's part of it."""
+    run = from_tree(job.run)
+    if job.accelerator != "cuda":  # Ray says by this variable how many of the machine's CPUs are this replica's.
+        torch.set_num_threads(max(1, int(os.environ.get("OMP_NUM_THREADS", "1"))))
+    accelerator = _accelerator(job)
+    count = run.task.data_sets
+    return run, accelerator, Replica(run, accelerator, *(_loader(run, at, job, accelerator) for at in range(count)))
+
+
+def _accelerator(job: Job) -> Accelerator:
+    if job.accelerator != "xla":
+        return TorchDistributed(ray.train.torch.get_device())
+    from service.replicas.accelerators.xla import (
+        Xla,  # Only a TPU's host has torch_xla, and PJRT's client is known by now.
+    )
+
+    context = ray.train.get_context()
+    return Xla(context.get_world_rank(), context.get_world_size())
+
+
+def _loader(run: Run, domain: int, job: Job, accelerator: Accelerator) -> Loader:
+    """The loader of one of the run's data sets."""
+    data = [run.data, *run.data.domains][domain]
+    assert data.shards is not None  # The driver has found them.
+    options = run.loader
+    return open_loader(
+        Location.of(data.shards),
+        run.data.transform,
+        run.batch.size,
+        run.order_seed(domain),
+        accelerator.reads_as,
+        accelerator.world_size,
+        version=data.version,
+        cache=DiskCache(Path(options.cache).expanduser(), options.cache_bytes) if options.cache else None,
+        reading=Reading(
+            memory_bytes=options.memory_bytes // run.task.data_sets,
+            decode_threads=options.decode_threads or torch.get_num_threads(),
+            pinned=accelerator.device.type == "cuda",
+            damaged=run.data.damaged,
+            tell=lambda what, rows: job.status.replace.remote(what, rows),
+        ),
+    )
+
+
+def _restore(run: Run, replica: Replica) -> int:
+    """Go on from the run's last checkpoint, if it has one; returns the steps done."""
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint is None:
+        if run.start_from is not None:
+            with tempfile.TemporaryDirectory() as folder:
+                replica.begin_with(checkpoints.fetch(Location.of(run.start_from), Path(folder)))
+        return 0
+    with checkpoint.as_directory() as folder:
+        state = checkpoints.load(Path(folder), replica.identity)
+    replica.restore(state)
+    return state.step

@@ -1,0 +1,165 @@
+"""Progress: what a person sees while a run trains. Rank 0 writes on a status; the driver reads it."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import ray
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+
+@dataclass
+class Status:
+    """What is on the status."""
+
+    step: int = 0
+    metrics: dict[str, float] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    attempts: int = 0
+    ready_at: float = 0.0
+    first_step_at: float | None = None
+    replaced_rows: int = 0
+    hopeless: str | None = None
+
+
+class StatusActor:
+    """An actor that holds the latest state of a run."""
+
+    def __init__(self) -> None:
+        self._posted = Status()
+
+    def start(self, step: int) -> int:
+        """An attempt begins at `step`; returns the how-manieth it is."""
+        self._posted.attempts += 1
+        self._posted.ready_at = self._posted.ready_at or time.time()
+        self._posted.step = step
+        return self._posted.attempts
+
+    def post(self, step: int, metrics: Mapping[str, float] | None = None) -> None:
+        self._posted.first_step_at = self._posted.first_step_at or time.time()
+        self._posted.step = max(step, self._posted.step)
+        if metrics is not None:
+            self._posted.metrics = dict(metrics)
+
+    def warn(self, text: str) -> None:
+        self._posted.warnings.append(text)
+
+    def replace(self, what: str, rows: int) -> None:
+        """Some rows of the data set cannot be read, and others are read instead. Every reader of them says so."""
+        warning = f"{what}; {rows} rows are replaced by others"
+        if warning not in self._posted.warnings:
+            self._posted.replaced_rows += rows
+            self.warn(warning)
+
+    def give_up(self, reason: str) -> None:
+        """No other attempt at the run would do better."""
+        self._posted.hopeless = self._posted.hopeless or reason
+
+    def read(self) -> Status:
+        return self._posted
+
+
+def new_status() -> Any:
+    """A status on the cluster: its actor handle."""
+    return ray.remote(num_cpus=0)(StatusActor).remote()
+
+
+class Display:
+    """Shows a status: a line that changes on a terminal, a line now and then elsewhere.
+
+    Args:
+        status: from `new_status`.
+        steps: of the run.
+        marks: (name, time) of what came before, for the account of the first step.
+    """
+
+    def __init__(self, status: Any, steps: int, console: Console, marks: Sequence[tuple[str, float]]) -> None:
+        self._status, self._steps, self._console, self._marks = status, steps, console, marks
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True, name="progress")
+        self._warned = 0
+        self._accounted = False
+
+    def __enter__(self) -> Display:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        if not self._console.is_terminal:
+            self._watch(lambda text: self._console.print(text, highlight=False, soft_wrap=True), 5.0)
+            return
+        with Live(console=self._console, refresh_per_second=4, transient=True) as live:
+            self._watch(lambda text: live.update(Text(text, overflow="ellipsis", no_wrap=True)), 0.25)
+
+    def _watch(self, show: Callable[[str], object], seconds: float) -> None:
+        shown, next_show = 0, 0.0
+        last = False
+        while not last:
+            last = self._stop.wait(0.1)
+            try:
+                posted = ray.get(self._status.read.remote(), timeout=5)
+            except ray.exceptions.RayError:
+                continue
+            for warning in posted.warnings[self._warned :]:
+                self._console.print(f"warning: {warning}", style="yellow", highlight=False, soft_wrap=True)
+            self._warned = len(posted.warnings)
+            self._account(posted)
+            if posted.step != shown and (last or time.monotonic() >= next_show):
+                shown, next_show = posted.step, time.monotonic() + seconds
+                show(line(posted, self._steps))
+
+    def _account(self, posted: Status) -> None:
+        """Say once how long the first step took to come, and what for."""
+        if self._accounted or posted.first_step_at is None:
+            return
+        self._accounted = True
+        marks = [*self._marks, ("replicas", posted.ready_at), ("step", posted.first_step_at)]
+        parts = [f"{name} {at - before:.1f}" for (_, before), (name, at) in pairwise(marks)]
+        total = posted.first_step_at - marks[0][1]
+        self._console.print(f"first step after {total:.1f} s: {', '.join(parts)}", highlight=False, soft_wrap=True)
+
+
+def line(posted: Status, steps: int) -> str:
+    """One line: step, speed, losses, weights, time left."""
+    metrics = posted.metrics
+    parts = [f"step {posted.step:,}/{steps:,}"]
+    if "images_per_second" in metrics:
+        left = (steps - posted.step) * metrics["seconds_per_step"]
+        parts.append(f"{metrics['images_per_second']:,.0f} images/s")
+        parts.append(f"{duration(left)} left")
+    for title in ("loss", "weight"):
+        values = [
+            f"{name.rpartition('/')[2]} {value:.3f}" for name, value in metrics.items() if name.startswith(f"{title}/")
+        ]
+        if values:
+            parts.append(f"{title}: {' '.join(values)}")
+    if posted.attempts > 1:
+        parts.append(f"attempt {posted.attempts}")
+    return " | ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as 42 s, 3 min 05 s or 2 h 07 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02} min"
+
+
+def console() -> Console:
+    """Where a person reads."""
+    return Console(file=sys.stdout)

@@ -1,0 +1,99 @@
+"""Critics at work: views in, the whole batch's logits out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from service.losses.objectives import Scores
+from service.replicas.global_batch import GlobalBatch
+from service.tasks import View
+
+#: Passes of a step, as draws and statistics are numbered.
+GENERATED, SHOWN_REAL, SHOWN_FAKE, GENERATED_LATER, COMPARED, PENALISED = range(6)
+
+
+class CriticOutputs(NamedTuple):
+    """What a critic says of some sets of rows here, one after the other.
+
+    Attributes:
+        outputs: (N, F + heads).
+        kinds: (N, K).
+        rows: the sets; each is one pass.
+        first: the first pass's number.
+    """
+
+    outputs: Tensor
+    kinds: Tensor
+    rows: Sequence[Tensor]
+    first: int
+
+
+def run_critic(
+    critic: Callable[..., Tensor], views: Sequence[View], rows: Sequence[Tensor], batch: GlobalBatch, first: int
+) -> CriticOutputs:
+    """Several passes in one call: what looks at the batch keeps their statistics apart.
+
+    Args:
+        first: the first pass's number.
+    """
+    view = joined(views)
+    with batch.passes(*rows, first=first):
+        outputs = critic(view.images) if view.given is None else critic(view.images, view.given)
+    kinds = outputs.new_ones(len(outputs), 1) if view.kinds is None else view.kinds
+    return CriticOutputs(outputs, kinds, rows, first)
+
+
+def joined(views: Sequence[View]) -> View:
+    """Views, one after the other, as one."""
+    if len(views) == 1:
+        return views[0]
+    return View(
+        *(None if parts[0] is None else torch.cat(parts) for parts in zip(*views, strict=True))  # type: ignore[arg-type]
+    )
+
+
+def gather_scores(
+    outputs: Sequence[CriticOutputs], heads: int, batch: GlobalBatch, terms: Sequence[Tensor] = ()
+) -> tuple[list[list[Scores]], Tensor]:
+    """What all replicas have found, in one collective.
+
+    Args:
+        outputs: of each critic.
+        heads: how many columns at the end of outputs are no logits.
+        terms: (N,) losses of this replica's rows.
+
+    Returns:
+        By critic, by pass, the whole batch's logits; and the terms' means, (terms, shards).
+    """
+    width = [found.outputs.shape[1] - heads for found in outputs]
+    tables = [
+        (torch.cat([found.outputs[:, :columns], found.kinds], 1), found.rows)
+        for found, columns in zip(outputs, width, strict=True)
+    ]
+    if terms:
+        tables.append((torch.stack(list(terms), 1), [batch.own_rows]))
+    whole = batch.whole(*tables)
+    means = whole.pop()[0].mean(1).T if terms else batch.step.new_zeros((0, batch.shards), dtype=batch.dtype)
+    return [
+        [
+            _scores(one[:, :, :columns], one[:, :, columns:], batch, found.first + number)
+            for number, one in enumerate(table)
+        ]
+        for table, columns, found in zip(whole, width, outputs, strict=True)
+    ], means
+
+
+def mean_terms(of_critics: Sequence[Mapping[str, Tensor]]) -> list[Tensor]:
+    """Losses of what critics say beside logits, (N,) by name for each critic: their means."""
+    return [torch.stack(losses).mean(0) for losses in zip(*(found.values() for found in of_critics), strict=True)]
+
+
+def _scores(logits: Tensor, kinds: Tensor, batch: GlobalBatch, number: int) -> Scores:
+    def draw(name: str) -> Tensor:
+        return batch.uniform(name, 1, batch.all_rows(number)).view(batch.shards, batch.group_size, 1)
+
+    return Scores(logits, kinds, draw)

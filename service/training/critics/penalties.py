@@ -1,0 +1,45 @@
+"""Regularizers at work: what all of them add to the critics' loss."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor, nn
+
+from service.losses.regularizers import Regularizer
+from service.replicas.global_batch import GlobalBatch
+from service.tasks import View
+from service.training.critics.passes import run_critic
+
+
+def penalties(
+    regularizers: Sequence[Regularizer],
+    due: Sequence[bool],
+    critics: nn.ModuleDict,
+    fakes: Mapping[str, View],
+    reals: Mapping[str, View],
+    heads: int,
+    batch: GlobalBatch,
+    number: int,
+) -> Tensor:
+    """(N,), the sum of the penalties that are due, each the mean over games; zeros if none is.
+
+    Args:
+        heads: how many columns at the end of critics' outputs are no logits, and not to be smoothed.
+        number: of the first critic's pass.
+    """
+    total = batch.own_rows.new_zeros(len(batch.own_rows), dtype=batch.dtype)
+    for regularizer, is_due in zip(regularizers, due, strict=True):
+        for place, (game, critic) in enumerate(critics.items()):
+            if not is_due:
+                continue
+
+            def logits(view: View, critic: nn.Module = critic, first: int = number + place) -> Tensor:
+                outputs = run_critic(critic, [view], [batch.own_rows], batch, first).outputs
+                return outputs[:, : outputs.shape[1] - heads]
+
+            with batch.passes(batch.own_rows, first=number + place):
+                penalty = regularizer.penalty(logits, fakes[game], reals[game], batch)
+            if penalty is not None:
+                total = total + penalty / len(critics)
+    return total

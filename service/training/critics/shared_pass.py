@@ -1,0 +1,65 @@
+"""One pass of the critic over generated images, for its own loss and for the generator's (Shen et al. 2021).
+
+"Training Generative Adversarial Networks in One Stage" (arXiv:2103.00430): where a critic gives every image one
+number, and looks at each image alone, what reaches the image from one loss is in proportion to what reaches it from
+another. So one backward pass serves both: the critic's weights take the critic's gradient, and what goes on to the
+generator is multiplied, image by image, by the two gradients' ratio at the critic's output.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from service.models.minibatch import MinibatchLayer
+from service.models.norms import SwitchableNorm
+
+#: How small the critic's gradient may be beside the generator's: nothing that its weights would notice.
+_LEAST = 1e-12
+_LOOK_AT_THE_BATCH = (nn.BatchNorm1d, nn.BatchNorm2d, MinibatchLayer, SwitchableNorm)
+
+
+def scaled(images: Tensor, ratio: list[Tensor]) -> Tensor:
+    """The same images, whose gradient will be multiplied by what `twice` has put into `ratio` by then."""
+    same: Tensor = _Scaled.apply(images, ratio)  # type: ignore[no-untyped-call]
+    return same
+
+
+def twice(outputs: Tensor, ratio: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """A critic's outputs (N, 1) on such images, for the generator's loss and for the critic's."""
+    assert outputs.shape[1] == 1, "more than one number for an image"
+    of_generator, of_critic = _Twice.apply(outputs, ratio)  # type: ignore[no-untyped-call]
+    return of_generator, of_critic
+
+
+def looks_at_the_batch(critic: nn.Module) -> bool:
+    """Whether what it says of an image depends on the others, as with batch norm. Of a network for one device."""
+    return any(isinstance(module, _LOOK_AT_THE_BATCH) for module in critic.modules())
+
+
+class _Scaled(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, images: Tensor, ratio: list[Tensor]) -> Tensor:
+        ctx.ratio = ratio
+        return images.view_as(images)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient * ctx.ratio.pop()[:, :, None, None], None
+
+
+class _Twice(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, outputs: Tensor, ratio: list[Tensor]) -> tuple[Tensor, Tensor]:
+        ctx.ratio = ratio
+        return outputs.clone(), outputs.clone()
+
+    @staticmethod
+    def backward(ctx: Any, of_generator: Tensor, of_critic: Tensor) -> tuple[Tensor, None]:
+        # Where the critic is sure, its own gradient vanishes, and the generator's, which it carries, must not.
+        least = _LEAST * of_generator.abs()
+        carried = torch.where(of_critic.abs() < least, least, of_critic)
+        ctx.ratio.append(torch.where(carried == 0, 0, of_generator / carried))
+        return carried, None

@@ -1,0 +1,168 @@
+"""Schemes: how the terms become updates, one scheme a file."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from pipelines.components import Component
+from service.losses.objectives import Objective
+from service.losses.regularizers import Regularizer
+from service.losses.terms import Distance
+from service.models.networks import ImageShape, Network
+from service.replicas.accelerators import Accelerator
+from service.replicas.global_batch import GlobalBatch
+from service.tasks import Made, Samples, Task
+from service.training.critics.critic_set import CriticRole
+from service.training.critics.image_pool import Pools
+from service.training.health.divergence import Divergence
+from service.training.optimizers import Optimizer
+
+#: Number -> this replica's rows of that batch of real samples, opened as the part of the step it is read for.
+Read = Callable[[int], Samples]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class TrainingContext:
+    """What a scheme trains, and with what. Networks follow the batch and are on its device.
+
+    Attributes:
+        roles: of the critics, by name: which game each judges.
+        terms: of what is made, and of its target, beside the task's: (N,) by name.
+    """
+
+    network: Network
+    task: Task
+    objective: Objective
+    regularizers: tuple[Regularizer, ...]
+    optimizer: Optimizer
+    image: ImageShape
+    generator: nn.Module
+    critics: nn.ModuleDict
+    roles: Mapping[str, CriticRole]
+    terms: Mapping[str, Distance]
+    batch: GlobalBatch
+    pools: Pools
+    accelerator: Accelerator
+
+    def optimizer_of(self, *modules: nn.Module) -> torch.optim.Optimizer:
+        """One optimizer over all parameters of the modules; critics may have a learning rate of their own."""
+        options = self.optimizer
+        rates = {True: options.critic_learning_rate or options.learning_rate, False: options.learning_rate}
+        groups = [
+            {"params": list(module.parameters()), "lr": rate, "initial_lr": rate}
+            for module, rate in ((module, rates[module is self.critics]) for module in modules)
+        ]
+        return options.build(groups, self.accelerator.fused)
+
+    def wrap(self, loss: nn.Module) -> nn.Module:
+        """`loss`, with its gradients reduced over the replicas."""
+        return self.accelerator.wrap(loss, some_unused=self.network.last_stage(self.image) > 0)
+
+    def draw(self, step: int, latent_steps: int) -> dict[str, Tensor]:
+        """Noise for the batch, which so many steps in a row share."""
+        with self.batch.drawing_at(step - step % latent_steps):
+            return self.task.draw(self.network, self.batch)
+
+    @property
+    def term_names(self) -> tuple[str, ...]:
+        """Of all losses of what is made, beside the adversarial ones."""
+        return (*self.task.terms, *self.terms)
+
+    def make(self, generator: nn.Module, draw: Mapping[str, Tensor], real: Samples) -> Made:
+        """What the generator makes, with all terms of it."""
+        made = self.task.make(generator, draw, real)
+        if not self.terms:
+            return made
+        targets = self.task.seen(real) if self.task.needs_pairs else {}
+        terms = dict(made.terms)
+        for name, distance in self.terms.items():
+            found = [
+                distance(view.images, targets[game].images if targets else None) for game, view in made.views.items()
+            ]
+            terms[name] = torch.stack(found).mean(0)
+        return Made(made.views, terms)
+
+    def by_critic(self, of_games: Mapping[str, T]) -> dict[str, T]:
+        """What each critic is to have of its game, by the critic's name."""
+        return {name: of_games[role.game] for name, role in self.roles.items()}
+
+    def due(self, step: int) -> list[bool]:
+        """Of each regularizer, whether it has a penalty at this step."""
+        return [regularizer.due(step) for regularizer in self.regularizers]
+
+    def mend(self) -> None:
+        """Let regularizers change the critics' weights before an update."""
+        for regularizer in self.regularizers:
+            regularizer.mend(self.critics)
+
+
+class Stepper(ABC):
+    """A scheme at work: it updates the networks, one step a call, and owns what continues.
+
+    Attributes:
+        optimizers: by name; their state is part of a checkpoint, as the networks' is.
+        fakes: the images of this replica's rows that the last step generated, (N, C, H, W).
+        divergence: sees every step's losses, and holds back the update of a step that has a non-finite one.
+    """
+
+    optimizers: Mapping[str, torch.optim.Optimizer]
+    divergence: Divergence
+    fakes: Tensor
+    _penalty: Tensor | None = None
+
+    @abstractmethod
+    def step(self, step: int, read: Read) -> dict[str, Tensor]:
+        """Train once; the batches read are 0 up to the scheme's `batches(step)`.
+
+        Returns:
+            Batch-global losses and weights by name, each a 0-dimensional tensor on the device.
+        """
+
+    def latest(self, metrics: dict[str, Tensor], due: list[bool]) -> dict[str, Tensor]:
+        """`metrics`, with the penalty of the last step that had one, which is not every step, if there was one."""
+        if "loss/penalty" in metrics and any(due):
+            self._penalty = metrics["loss/penalty"]
+        elif metrics.pop("loss/penalty", None) is not None and self._penalty is not None:
+            metrics["loss/penalty"] = self._penalty
+        return metrics
+
+    def row_state(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """State that is kept per row of the global batch: (rows, values) by name."""
+        return {}
+
+    def restore_row_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take the batch's present rows of whole-batch values, as `GlobalBatch.gather` made them."""
+        self._penalty = None  # That of a step of another run.
+
+
+class Scheme(Component):
+    """How terms become updates; its fields are the scheme's options."""
+
+    #: How many steps in a row draw the same latents, each with real samples of its own.
+    latent_steps: int = Field(1, ge=1)
+
+    @abstractmethod
+    def stepper(self, context: TrainingContext) -> Stepper:
+        """The scheme, at work on these context."""
+
+    def check(self, objective: Objective, batch_size: int, shards: int) -> None:
+        """Raise ValueError, with the reason, if the objective, or the batch, cannot be trained so."""
+
+    def check_critic(self, critic: nn.Module, outputs: int) -> None:
+        """Raise ValueError, with the reason, if a critic with so many outputs cannot be trained so."""
+
+    def batches(self, step: int) -> int:
+        """How many batches of real samples a step reads."""
+        return 1
+
+    def batches_before(self, step: int) -> int:
+        """How many the steps before it read, all together."""
+        return step

@@ -1,0 +1,250 @@
+"""What manifests have to hold that no schema says. Each rule takes an overlay's manifests, and yields problems."""
+
+from __future__ import annotations
+
+import datetime
+import math
+import re
+import zoneinfo
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from cronsim import CronSim, CronSimError
+
+from pipelines.rayjob.launches import LONGEST_NAME, QUEUE_LABEL, altered_by_a_shell
+from tests.deployment.kubernetes_objects import Manifest, launchers, name_of, of_kind, pods, rays, selected
+from tests.deployment.kubernetes_references import bindings, dangling, services
+
+Rule = Callable[[list[Manifest]], Iterator[str]]
+
+_LOCK = Path(__file__).resolve().parents[2] / "requirements.lock"
+_ROLE, _TPU = "selfgan.io/role", "google.com/tpu"
+_SELECTORS = ("cloud.google.com/gke-tpu-accelerator", "cloud.google.com/gke-tpu-topology")
+_PINNED = re.compile(r"[\w.-]+(/[\w.-]+)+(:v?\d+(\.\d+)+[\w.-]*|@sha256:[0-9a-f]{64})")
+_LABEL = re.compile(r"[a-z]([a-z0-9-]*[a-z0-9])?")
+#: Kubernetes appends 11 characters to a CronJob's name, KubeRay up to 13 to a RayCluster's.
+_LONGEST = {"RayJob": LONGEST_NAME, "RayCluster": 50, "CronJob": 52}
+#: The notice that a cloud gives before it takes a node away, at best.
+_NOTICE_SECONDS = 120
+_SOME_DAY = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
+
+
+def schedules(manifests: list[Manifest]) -> Iterator[str]:
+    """Times that can be, one retraining at a time."""
+    zones = zoneinfo.available_timezones()
+    for one in of_kind(manifests, "CronJob"):
+        spec = one["spec"]
+        try:
+            next(CronSim(spec["schedule"], _SOME_DAY))
+        except (CronSimError, StopIteration) as error:
+            yield f"{name_of(one)}: the schedule {spec['schedule']!r} is none: {error}"
+        if zones and spec.get("timeZone") not in zones:
+            yield f"{name_of(one)}: no time zone {spec.get('timeZone')}"
+        if spec.get("concurrencyPolicy") != "Forbid":
+            yield f"{name_of(one)}: two of it may run at once"
+
+
+def tpus(manifests: list[Manifest]) -> Iterator[str]:
+    """A slice's hosts have its chips between them, and nodes are chosen by what it is."""
+    for ray in rays(manifests):
+        for group in ray.groups:
+            spec = group["template"]["spec"]
+            chips = sum(int(one["resources"].get("limits", {}).get(_TPU, 0)) for one in spec["containers"])
+            chosen = [spec.get("nodeSelector", {}).get(key) for key in _SELECTORS]
+            where = f"{ray.where}: group {group['groupName']}"
+            if not chips and not any(chosen):
+                continue
+            if not all(chosen):
+                yield f"{where}: needs the node selectors {' and '.join(_SELECTORS)}"
+                continue
+            asked, topology = group.get("numOfHosts", 1) * chips, str(chosen[1])
+            if asked != math.prod(int(side) for side in topology.split("x")):
+                yield f"{where}: {group.get('numOfHosts', 1)} hosts x {chips} chips are not a slice of {topology}"
+
+
+def images(manifests: list[Manifest]) -> Iterator[str]:
+    """An image is the same tomorrow."""
+    for pod in pods(manifests):
+        for container in pod.containers:
+            if not _PINNED.fullmatch(container.get("image", "")):
+                yield f"{pod.where}: {container.get('image')} is not pinned to a version or a digest"
+
+
+def ray_version(manifests: list[Manifest]) -> Iterator[str]:
+    """KubeRay is told which Ray is in the image."""
+    locked = re.search(r"^ray==([\d.]+)", _LOCK.read_text(), re.MULTILINE)
+    for ray in rays(manifests):
+        if locked and ray.spec.get("rayVersion") != locked[1]:
+            yield f"{ray.where}: rayVersion {ray.spec.get('rayVersion')}, but the lock has {locked[1]}"
+
+
+def entry_points(manifests: list[Manifest]) -> Iterator[str]:
+    """KubeRay pastes an entry point into a shell, as it is; the launcher adds its words to it."""
+    for one in of_kind(manifests, "RayJob"):
+        for word in altered_by_a_shell(one["spec"]["entrypoint"].split()):
+            yield f"{name_of(one)}: {word!r} in the entry point means something else to a shell"
+    for pod, words in launchers(manifests):
+        if "--" not in words:
+            yield f"{pod.where}: the launcher's words need a -- before them"
+        elif not any(word.startswith("--submit") for word in words):
+            for word in altered_by_a_shell(words[words.index("--") + 1 :]):
+                yield f"{pod.where}: {word!r} means something else to a shell"
+
+
+def tokens(manifests: list[Manifest]) -> Iterator[str]:
+    """Ray's tokens are on, on both sides; Kubernetes' are where they are needed."""
+    for ray in rays(manifests):
+        if ray.spec.get("authOptions", {}).get("mode") != "token":
+            yield f"{ray.where}: who reaches its dashboard runs code; authOptions.mode is not token"
+    for pod, words in launchers(manifests):
+        values = {entry["name"]: entry.get("value") for one in pod.containers for entry in one.get("env", [])}
+        if any(word.startswith("--submit") for word in words):
+            if values.get("RAY_AUTH_MODE") != "token":
+                yield f"{pod.where}: submits without RAY_AUTH_MODE=token"
+            if not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & set(values):
+                yield f"{pod.where}: submits without RAY_AUTH_TOKEN"
+    bound = {who["name"] for binding in of_kind(manifests, "RoleBinding") for who in binding["subjects"]}
+    for pod in pods(manifests):
+        needs, has = pod.spec.get("serviceAccountName") in bound, pod.spec.get("automountServiceAccountToken", True)
+        if needs != has:
+            yield f"{pod.where}: {'needs the' if needs else 'has no use for a'} token of Kubernetes' API"
+
+
+def name_lengths(manifests: list[Manifest]) -> Iterator[str]:
+    for one in manifests:
+        name, most = one["metadata"]["name"], _LONGEST.get(one["kind"])
+        if most and len(name) > most:
+            yield f"{name_of(one)}: {len(name)} characters, {most} are the most"
+        if most and not _LABEL.fullmatch(name):
+            yield f"{name_of(one)}: is no DNS label"
+
+
+def templates(manifests: list[Manifest]) -> Iterator[str]:
+    """A RayJob that lies here is for cloning: nothing may start it, and what it becomes ends by itself."""
+    for one in of_kind(manifests, "RayJob"):
+        spec, where = one["spec"], name_of(one)
+        if not spec.get("suspend"):
+            yield f"{where}: runs when it is applied; it is to be suspended"
+        if spec.get("suspend") and not spec.get("shutdownAfterJobFinishes"):
+            yield f"{where}: KubeRay refuses suspend without shutdownAfterJobFinishes"
+        if spec.get("backoffLimit", 0) != 0:
+            yield f"{where}: a verdict is an exit code; KubeRay would try again"
+        if QUEUE_LABEL in (one["metadata"].get("labels") or {}):
+            yield f"{where}: Kueue would start the template"
+    for queue in of_kind(manifests, "LocalQueue"):
+        if queue["metadata"]["name"] == "default":
+            yield f"{name_of(queue)}: Kueue would put the template into it, and start that"
+
+
+def autoscalers(manifests: list[Manifest]) -> Iterator[str]:
+    for ray in rays(manifests):
+        if not ray.spec.get("enableInTreeAutoscaling") or ray.spec.get("autoscalerOptions", {}).get("version") == "v1":
+            continue
+        for part in (ray.spec["headGroupSpec"], *ray.groups):
+            if part["template"]["spec"].get("restartPolicy") != "Never":
+                yield f"{ray.where}: the autoscaler (v2) wants restartPolicy Never everywhere"
+
+
+def confinement(manifests: list[Manifest]) -> Iterator[str]:
+    """More than Pod Security's `restricted` asks for."""
+    for pod in pods(manifests):
+        own = pod.spec.get("securityContext", {})
+        if own.get("runAsNonRoot") is not True or not own.get("runAsUser"):
+            yield f"{pod.where}: may run as root"
+        if own.get("seccompProfile", {}).get("type") != "RuntimeDefault":
+            yield f"{pod.where}: no seccomp profile"
+        if pod.spec.get("enableServiceLinks") is not False:
+            yield f"{pod.where}: Kubernetes sets variables such as MLFLOW_PORT in it"
+        for container in pod.containers:
+            where, its = f"{pod.where}: {container['name']}", container.get("securityContext", {})
+            if its.get("allowPrivilegeEscalation") is not False or its.get("privileged"):
+                yield f"{where}: may gain privileges"
+            if its.get("capabilities", {}).get("drop") != ["ALL"] or its["capabilities"].get("add"):
+                yield f"{where}: keeps capabilities"
+            if its.get("readOnlyRootFilesystem") is not True:
+                yield f"{where}: its root file system can be written to"
+            if "/tmp" not in {mount["mountPath"] for mount in container.get("volumeMounts", [])}:
+                yield f"{where}: has nowhere to write"
+    for one in of_kind(manifests, "Namespace"):
+        if (one["metadata"].get("labels") or {}).get("pod-security.kubernetes.io/enforce") != "restricted":
+            yield f"{name_of(one)}: does not enforce restricted pods"
+
+
+def resources(manifests: list[Manifest]) -> Iterator[str]:
+    """Every container says what it needs and what it may take; one that stays is probed and stopped in time."""
+    for pod in pods(manifests):
+        for container in pod.containers:
+            where, its = f"{pod.where}: {container['name']}", container.get("resources", {})
+            for side in ("requests", "limits"):
+                if not {"cpu", "memory"} <= set(its.get(side, {})):
+                    yield f"{where}: {side} of cpu and memory are missing"
+            if not pod.ends and container in pod.spec["containers"]:
+                for probe in ("readinessProbe", "livenessProbe"):
+                    if probe not in container:
+                        yield f"{where}: no {probe}"
+        if pod.labels.get(_ROLE, "").startswith("ray-"):
+            grace = pod.spec.get("terminationGracePeriodSeconds", 30)
+            if not 60 < grace <= _NOTICE_SECONDS:
+                yield f"{pod.where}: {grace} s to stop in; a checkpoint takes more than 60, a spot node has 120"
+
+
+def networks(manifests: list[Manifest]) -> Iterator[str]:
+    """Nothing is open but what is opened, and every policy means somebody."""
+    policies = of_kind(manifests, "NetworkPolicy")
+    denying = [one for one in policies if _denies(one["spec"])]
+    for space in {one["metadata"].get("namespace") for one in manifests if list(pods([one]))}:
+        if space not in {one["metadata"].get("namespace") for one in denying}:
+            yield f"{space}: no policy denies everything by default"
+    roles = [pod.labels for pod in pods(manifests)]
+    for pod in pods(manifests):
+        if not any(one["spec"]["podSelector"] and selected(pod.labels, one["spec"]["podSelector"]) for one in policies):
+            yield f"{pod.where}: no policy opens anything for it; is its label {_ROLE} right?"
+    for one in policies:
+        peers = [
+            peer["podSelector"]
+            for rule in [*one["spec"].get("ingress", []), *one["spec"].get("egress", [])]
+            for peer in [*rule.get("from", []), *rule.get("to", [])]
+            if "podSelector" in peer and "namespaceSelector" not in peer
+        ]
+        for selector in [one["spec"]["podSelector"], *peers]:
+            if not any(selected(labels, selector) for labels in roles):
+                yield f"{name_of(one)}: selects no pod with {selector}"
+
+
+def _denies(spec: dict[str, object]) -> bool:
+    return spec == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
+
+
+def namespaces(manifests: list[Manifest]) -> Iterator[str]:
+    """Whatever lives in a namespace lives in ours."""
+    (own,) = [one["metadata"]["name"] for one in of_kind(manifests, "Namespace")]
+    for one in manifests:
+        outside = one["kind"] in ("Namespace", "ClusterQueue", "ResourceFlavor")
+        if one["metadata"].get("namespace") != (None if outside else own):
+            yield f"{name_of(one)}: is in the namespace {one['metadata'].get('namespace')}"
+
+
+RULES: tuple[Rule, ...] = (
+    schedules,
+    tpus,
+    images,
+    ray_version,
+    entry_points,
+    tokens,
+    name_lengths,
+    templates,
+    autoscalers,
+    confinement,
+    resources,
+    networks,
+    namespaces,
+    dangling,
+    services,
+    bindings,
+)
+
+
+def problems(manifests: list[Manifest]) -> dict[str, list[str]]:
+    """What each rule finds; rules that find nothing are left out."""
+    found = {rule.__name__: list(rule(manifests)) for rule in RULES}
+    return {name: lines for name, lines in found.items() if lines}

@@ -1,0 +1,65 @@
+import math
+
+import pytest
+import torch
+
+from service.replicas.randomness import bits, key_of, normal, uniform
+
+MASK = (1 << 64) - 1
+
+
+def squares32(counter: int, key: int) -> int:
+    """Widynski's reference, in Python integers."""
+
+    def rotate(x: int) -> int:
+        return ((x >> 32) | (x << 32)) & MASK
+
+    y = counter * key & MASK
+    z = (y + key) & MASK
+    x = rotate((y * y + y) & MASK)
+    x = rotate((x * x + z) & MASK)
+    x = rotate((x * x + y) & MASK)
+    return ((x * x + z) & MASK) >> 32
+
+
+def test_bits_are_those_of_the_reference() -> None:
+    key = key_of(7, "latents")
+    rows = torch.tensor([0, 5, 63])
+    drawn = bits(key, 12, rows, 4)
+    expected = [[squares32((12 << 36) + row * 4 + column, key) for column in range(4)] for row in rows.tolist()]
+    assert drawn.tolist() == expected
+
+
+def test_a_row_draws_the_same_wherever_it_is_drawn() -> None:
+    key = key_of(0, "x")
+    whole = normal(key, 3, torch.arange(64), 101)
+    for rows in (torch.arange(21, 43), torch.tensor([63]), torch.tensor([5, 1])):
+        assert torch.equal(normal(key, torch.tensor(3), rows, 101), whole[rows])
+
+
+def test_seed_name_step_and_row_each_change_the_draw() -> None:
+    rows = torch.arange(8)
+    draws = [
+        uniform(key_of(0, "a"), 0, rows, 16),
+        uniform(key_of(1, "a"), 0, rows, 16),
+        uniform(key_of(0, "b"), 0, rows, 16),
+        uniform(key_of(0, "a"), 1, rows, 16),
+        uniform(key_of(0, "a"), 0, rows + 8, 16),
+    ]
+    values = torch.stack(draws).flatten()
+    assert len(values.unique()) > 0.99 * len(values)
+
+
+@pytest.mark.parametrize("name", ["latents", "critic.2", "x"])
+def test_draws_have_the_distribution_they_say(name: str) -> None:
+    key, rows = key_of(0, name), torch.arange(1000)
+    flat = uniform(key, 5, rows, 200).double().flatten().sort().values
+    steps = torch.arange(1, len(flat) + 1) / len(flat)
+    # Kolmogorov and Smirnov: at this bound one in a million honest generators would fail.
+    assert float((flat - steps).abs().max()) < 2.7 / math.sqrt(len(flat))
+    gauss = normal(key, 5, rows, 201).double()
+    assert abs(float(gauss.mean())) < 0.01
+    assert abs(float(gauss.var()) - 1) < 0.02
+    assert abs(float((gauss**4).mean()) - 3) < 0.15
+    neighbours = torch.corrcoef(torch.stack([gauss[:, :-1].flatten(), gauss[:, 1:].flatten()]))[0, 1]
+    assert abs(float(neighbours)) < 0.012

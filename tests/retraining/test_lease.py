@@ -1,0 +1,54 @@
+"""One at a time: leases that end, are abandoned, and are asked for by many."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from pipelines.retrain.lease import lease
+from pipelines.storage.location import Location
+
+PATIENCE = 0.3
+
+
+def test_while_one_holds_it_nobody_else_does(tmp_path: Path) -> None:
+    folder = Location.of(str(tmp_path))
+    with lease(folder, PATIENCE) as first, lease(folder, PATIENCE) as second:
+        assert first and not second
+    with lease(folder, PATIENCE) as third:
+        assert third
+
+
+def test_an_exception_releases_it(tmp_path: Path) -> None:
+    folder = Location.of(str(tmp_path))
+    try:
+        with lease(folder, PATIENCE):
+            raise RuntimeError
+    except RuntimeError:
+        pass
+    with lease(folder, patience_seconds=600) as mine:  # Which would wait for minutes for one that is only silent.
+        assert mine
+
+
+def test_what_a_killed_holder_has_left_is_taken_over(tmp_path: Path) -> None:
+    (tmp_path / "lease-00000007").write_bytes(b"its last beat")
+    with lease(Location.of(str(tmp_path)), PATIENCE) as mine:
+        assert mine
+        assert (tmp_path / "lease-00000008").exists()
+
+
+def test_of_many_at_once_one_holds_it(tmp_path: Path) -> None:
+    together, inside, most = threading.Barrier(8), [0], [0]
+    done = threading.Barrier(8)
+
+    def ask(_: int) -> bool:
+        together.wait()
+        with lease(Location.of(str(tmp_path)), PATIENCE) as mine:
+            inside[0] += mine
+            most[0] = max(most[0], inside[0])
+            done.wait()
+            inside[0] -= mine
+            return mine
+
+    with ThreadPoolExecutor(8) as threads:
+        assert sum(threads.map(ask, range(8))) == 1
+    assert most[0] == 1

@@ -1,0 +1,81 @@
+"""Figures of quality, against formulas of their own in numpy and scipy."""
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from scipy import linalg
+
+from pipelines.quality.metrics import class_coverage, fid, kid, neighbourhoods
+
+ROWS, WIDTH, K = 240, 16, 5
+
+
+@pytest.fixture(params=[0.0, 0.4, 3.0])
+def sides(request: pytest.FixtureRequest) -> tuple[torch.Tensor, torch.Tensor]:
+    """Features that differ by so much."""
+    random = np.random.default_rng(3)
+    mixing = random.normal(size=(WIDTH, WIDTH))
+    real = random.normal(size=(ROWS, WIDTH)) @ mixing
+    made = (1 + 0.2 * request.param) * random.normal(size=(ROWS, WIDTH)) @ mixing + request.param
+    return torch.from_numpy(real).float(), torch.from_numpy(made).float()
+
+
+def arrays(sides: tuple[torch.Tensor, torch.Tensor]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    return sides[0].double().numpy(), sides[1].double().numpy()
+
+
+def test_fid_is_the_frechet_distance_of_two_gaussians(sides: tuple[torch.Tensor, torch.Tensor]) -> None:
+    real, made = arrays(sides)
+    root = linalg.sqrtm(np.cov(real, rowvar=False) @ np.cov(made, rowvar=False)).real
+    expected = ((real.mean(0) - made.mean(0)) ** 2).sum()
+    expected += np.trace(np.cov(real, rowvar=False) + np.cov(made, rowvar=False) - 2 * root)
+    assert fid(*sides) == pytest.approx(expected, rel=1e-4)
+
+
+def test_kid_is_the_unbiased_mmd_of_blocks_with_the_error_of_their_mean(
+    sides: tuple[torch.Tensor, torch.Tensor],
+) -> None:
+    real, made = arrays(sides)
+    size, values = ROWS // 10, []
+    for start in range(0, ROWS, size):
+        x, y = real[start : start + size], made[start : start + size]
+        own = sum(
+            ((a @ b / WIDTH + 1) ** 3)
+            for side in (x, y)
+            for i, a in enumerate(side)
+            for j, b in enumerate(side)
+            if i != j
+        )
+        cross = sum((a @ b / WIDTH + 1) ** 3 for a in x for b in y)
+        values.append(own / (size * (size - 1)) - 2 * cross / size**2)
+    found = kid(*sides)
+    assert found.value == pytest.approx(np.mean(values), rel=1e-4)
+    assert found.error == pytest.approx(np.std(values, ddof=1) / np.sqrt(10), rel=1e-4)
+
+
+def test_neighbourhoods_are_those_of_the_papers(sides: tuple[torch.Tensor, torch.Tensor]) -> None:
+    real, made = arrays(sides)
+
+    def reach(points: NDArray[np.float64]) -> NDArray[np.float64]:
+        apart = np.linalg.norm(points[:, None] - points[None], axis=2)
+        return np.sort(apart, axis=1)[:, K]
+
+    apart = np.linalg.norm(real[:, None] - made[None], axis=2)
+    in_real, in_made = apart < reach(real)[:, None], apart < reach(made)[None]
+    found = neighbourhoods(*sides, k=K)
+    assert found.precision == pytest.approx(in_real.any(0).mean(), rel=1e-4)
+    assert found.recall == pytest.approx(in_made.any(1).mean(), rel=1e-4)
+    assert found.density == pytest.approx(in_real.sum(0).mean() / K, rel=1e-4)
+    assert found.coverage == pytest.approx(in_real.any(1).mean(), rel=1e-4)
+
+
+def test_a_class_is_covered_if_it_is_made_a_tenth_as_often_as_it_is_real() -> None:
+    real = torch.arange(4).repeat_interleave(100)
+    made = torch.cat([torch.zeros(850), torch.ones(120), torch.full((25,), 2.0), torch.full((5,), 3.0)]).long()
+    assert class_coverage(real, made) == 0.75
+
+
+def test_too_few_images_for_kid_are_refused() -> None:
+    with pytest.raises(ValueError, match="20 images on each side, not 19"):
+        kid(torch.randn(19, 4), torch.randn(19, 4))

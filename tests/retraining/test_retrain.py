@@ -1,0 +1,130 @@
+"""Retraining from the command line: new data or none, killed and started again, held, and reported."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from pipelines.exit_codes import ExitCode
+from service.artifacts import registry
+from tests.conftest import RAY_ENVIRONMENT, ROOT
+from tests.made_data import write_idx
+
+TINY = [
+    "network.generator_channels=4", "network.critic_channels=4", "steps=6", "batch.size=8", "logging.every=3",
+    "checkpoints.every=3", "logging.samples_every=6", "checkpoints.score_images=16",
+    "evaluation.samples=40", "evaluation.features.name=classifier", "evaluation.features.steps=10", "replicas=1",
+    "cluster.cpus_per_replica=1", "promotion.least_recall=0", "promotion.least_coverage=0",
+    "promotion.least_class_coverage=0", "retraining.patience_seconds=3",
+]  # fmt: skip
+
+
+class Nights:
+    """One recipe that is retrained again and again."""
+
+    def __init__(self, folder: Path, address: str) -> None:
+        self.storage, self.address = folder / "storage", address
+        self.data = folder / "mnist"
+        self.uri = f"sqlite:///{self.storage}/mlflow.db"
+        write_idx(self.data, count=80)
+
+    def command(self, *words: str) -> subprocess.Popen[str]:
+        asked = [f"storage={self.storage}", "data.source=idx", f"data.source.uri={self.data}", *TINY, *words]
+        return subprocess.Popen(
+            [sys.executable, "-m", "pipelines.retrain", "digits", *asked],
+            cwd=ROOT,
+            env={**os.environ, **RAY_ENVIRONMENT, "RAY_ADDRESS": self.address, "HOME": str(self.storage.parent)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def retrain(self, *words: str) -> tuple[int, str]:
+        process = self.command(*words)
+        out, err = process.communicate(timeout=240)
+        return process.returncode, out + err
+
+    def versions(self) -> int:
+        return len(MlflowClient(self.uri).search_model_versions("name = 'selfgan-digits'"))
+
+    @property
+    def champion(self) -> str | None:
+        return registry.pointed("selfgan-digits", "champion", self.uri)
+
+    def note(self, name: str) -> Path | None:
+        found = sorted(self.storage.glob(f"retrainings/*/*/{name}"), key=lambda file: file.stat().st_mtime)
+        return found[-1] if found else None
+
+
+@pytest.fixture(scope="module")
+def nights(tmp_path_factory: pytest.TempPathFactory, ray_cluster: tuple[str, str]) -> Nights:
+    return Nights(tmp_path_factory.mktemp("nights"), ray_cluster[0])
+
+
+def test_the_first_model_is_promoted_and_the_same_data_are_nothing_new(nights: Nights) -> None:
+    code, said = nights.retrain()
+    assert code == ExitCode.PROMOTED, said
+    assert "promoted: there is no champion yet" in said
+    assert nights.champion == "1" and nights.versions() == 1
+    began = time.monotonic()
+    code, said = nights.retrain()
+    assert code == ExitCode.NOTHING_NEW and "nothing new: digits was trained on version 1" in said, said
+    assert time.monotonic() - began < 30
+    assert nights.versions() == 1
+
+
+def test_new_data_are_trained_on_and_what_is_not_better_is_held(nights: Nights) -> None:
+    write_idx(nights.data, count=96)
+    code, said = nights.retrain("promotion.errors=1000")
+    assert code == ExitCode.HELD, said
+    assert "held: not clearly better" in said
+    assert nights.champion == "1" and nights.versions() == 2
+    assert registry.pointed("selfgan-digits", "challenger", nights.uri) == "2"
+    report = nights.note("report.md")
+    assert report is not None
+    text = report.read_text()
+    assert text.startswith("# digits: held\n")
+    assert "96 images" in text and "| champion |" in text and "![champion](champion.png)" in text
+    for picture in ("candidate.png", "champion.png", "curves.png"):
+        assert (report.parent / picture).exists()
+    run_id = registry.run_of("selfgan-digits", "2", nights.uri)
+    files = {file.path for file in MlflowClient(nights.uri).list_artifacts(run_id, "report")}
+    assert files == {f"report/{name}" for name in ("candidate.png", "champion.png", "curves.png", "report.md")}
+    # The champion has been measured on the new data too, in the same way.
+    both = [registry.tags_of("selfgan-digits", version, nights.uri) for version in ("1", "2")]
+    assert both[0]["evaluation.fingerprint"] == both[1]["evaluation.fingerprint"]
+    assert both[1]["promotion.verdict"] == "held" and both[1]["git.commit"]
+
+
+@pytest.mark.parametrize("stage", ["begun.json", "trained.json"])
+def test_killed_at_any_stage_it_goes_on_and_registers_once(nights: Nights, stage: str) -> None:
+    count = {"begun.json": 112, "trained.json": 128}[stage]
+    write_idx(nights.data, count=count)
+    before, known = nights.versions(), set(nights.storage.glob(f"retrainings/*/*/{stage}"))
+    process = nights.command("retraining.start=champion")
+    while set(nights.storage.glob(f"retrainings/*/*/{stage}")) == known:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    code, said = nights.retrain("retraining.start=champion")
+    assert code in (ExitCode.PROMOTED, ExitCode.HELD), said
+    assert nights.versions() == before + 1
+    begun = nights.note("begun.json")
+    assert begun is not None and json.loads(begun.read_text())["champion"] is not None
+    code, said = nights.retrain("retraining.start=champion")
+    assert code == ExitCode.NOTHING_NEW, said
+
+
+def test_mistakes_are_the_users(nights: Nights) -> None:
+    code, said = nights.retrain("name=mine")
+    assert code == ExitCode.USER_ERROR and "a retraining names its runs by itself" in said
+    code, said = nights.retrain("stepps=1")
+    assert code == ExitCode.USER_ERROR and "did you mean 'steps'?" in said

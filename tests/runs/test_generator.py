@@ -1,0 +1,128 @@
+"""A trained generator on its own: the same seed, the same images; classes, ways between, and translations."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from service import generate
+from service.configuration.config import Run
+from service.configuration.recipe import load
+from service.configuration.tree import dump
+from service.generator import Generator, GeneratorError, save
+
+SIZES = ["data.transform.size=32"]
+CLASSES = ["task=conditional", "network.generator_channels=4"]
+INFO = ["task=info", "network.generator_channels=4"]
+PLAIN = ["network.generator_channels=4"]
+UNPAIRED = ["task=unpaired", "network=resnet", "network.channels=4", "network.blocks=1",
+            "data.domains=[{source: digits}]", *SIZES]  # fmt: skip
+CARRIED = ["task=info_cycle", "network=resnet", "network.channels=4", "network.blocks=1", "task.domains=3", *SIZES]
+
+
+def run_of(words: list[str]) -> Run:
+    return load("digits", [word for word in words if word])
+
+
+def generator_of(folder: Path, words: list[str], average: bool = False) -> Generator:
+    run = run_of(words)
+    torch.manual_seed(1)
+    weights = {}
+    for name in ("generator", "average")[: 1 + average]:
+        module = run.task.generator(run.network, run.image).to(run.torch_dtype)
+        for parameter in module.parameters():  # Fresh ones are so small that all images are nearly grey.
+            torch.nn.init.normal_(parameter, std=0.4)
+        weights[name] = module.state_dict()
+    described = {name: dump(run)[name] for name in ("network", "task")}
+    described["transform"] = dump(run)["data"]["transform"]
+    save(folder, {**described, "image": list(run.image)}, weights)
+    return Generator.read(folder)
+
+
+@pytest.mark.parametrize("words", [PLAIN, CLASSES, INFO, [*PLAIN, "dtype=float64"]])
+def test_the_same_seed_gives_the_same_images(tmp_path: Path, words: list[str]) -> None:
+    generator = generator_of(tmp_path, words)
+    images = generator.make(70, seed=3)
+    assert images.shape == (70, 1, 16, 16) and images.dtype == torch.uint8
+    assert torch.equal(images, generator.make(70, seed=3))
+    assert not torch.equal(images, generator.make(70, seed=4))
+
+
+def test_the_average_is_used_where_there_is_one(tmp_path: Path) -> None:
+    plain, averaged = generator_of(tmp_path / "a", PLAIN), generator_of(tmp_path / "b", PLAIN, average=True)
+    assert not torch.equal(plain.make(4, 0), averaged.make(4, 0))
+
+
+@pytest.mark.parametrize("words", [CLASSES, INFO])
+def test_a_label_is_that_of_every_image(tmp_path: Path, words: list[str]) -> None:
+    generator = generator_of(tmp_path, words)
+    threes = generator.make(6, 0, label=3)
+    assert not torch.equal(threes, generator.make(6, 0, label=4))
+    assert len({tuple(image.flatten().tolist()) for image in threes}) == 6  # As many latents as images.
+    with pytest.raises(GeneratorError, match="label: 10 is none of this model's, 0 to 9"):
+        generator.make(1, 0, label=10)
+
+
+@pytest.mark.parametrize(("words", "label"), [(PLAIN, None), (CLASSES, None), (CLASSES, 5)])
+def test_the_way_between_two_images_has_both_ends(tmp_path: Path, words: list[str], label: int | None) -> None:
+    generator = generator_of(tmp_path, words)
+    way = generator.between(7, 0, label).int()
+    ends = generator.make(2, 0, label if words is PLAIN else label or 0).int()
+    assert (way[[0, -1]] - ends).abs().max() <= 1
+    steps = (way[1:] - way[:-1]).abs().float().mean((1, 2, 3))
+    assert steps.max() < (ends[1] - ends[0]).abs().float().mean()  # No jump as large as from end to end.
+
+
+def test_images_are_translated_and_others_refused(tmp_path: Path) -> None:
+    images = torch.randint(0, 256, (3, 1, 32, 32), dtype=torch.uint8)
+    assert generator_of(tmp_path / "a", UNPAIRED).translate(images).shape == (3, 1, 32, 32)
+    carrying = generator_of(tmp_path / "b", CARRIED)
+    assert carrying.translate(images).shape == (9, 1, 32, 32)  # Each in all of three domains.
+    with pytest.raises(GeneratorError, match=r"takes images of 1x32x32 .* not 1x16x16"):
+        carrying.translate(images[:, :, :16, :16])
+    with pytest.raises(GeneratorError, match="images of images"):
+        carrying.make(1, 0)
+    with pytest.raises(GeneratorError, match="images of noise"):
+        generator_of(tmp_path / "c", PLAIN).translate(images)
+
+
+def command(monkeypatch: pytest.MonkeyPatch, folder: Path, *words: str) -> int:
+    monkeypatch.setattr("service.artifacts.model_cache.pull", lambda *_: folder)
+    return generate.main(["--model", "models:/any", "--tracking", "unused", *words])
+
+
+def test_grids_single_files_and_pictures_of_any_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    generator_of(tmp_path / "latent", PLAIN)
+    assert command(monkeypatch, tmp_path / "latent", "--n", "5", "--out", str(tmp_path / "new" / "grid.png")) == 0
+    assert Image.open(tmp_path / "new" / "grid.png").mode == "L"
+    assert command(monkeypatch, tmp_path / "latent", "--n", "5", "--out", str(tmp_path / "single")) == 0
+    assert [Image.open(file).size for file in sorted((tmp_path / "single").iterdir())] == [(16, 16)] * 5
+    generator_of(tmp_path / "carried", UNPAIRED)
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for number, mode in enumerate(("RGB", "RGBA", "L")):
+        pixels = np.random.default_rng(number).integers(0, 256, (40, 64, 4), dtype=np.uint8)
+        Image.fromarray(pixels, "RGBA").convert(mode).save(photos / f"{number}.png")
+    assert command(monkeypatch, tmp_path / "carried", "--images", str(photos), "--out", str(tmp_path / "made")) == 0
+    assert len(list((tmp_path / "made").iterdir())) == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--n", "0", "--out", "x.png"], "--n: 0 images"),
+        (["--label", "3", "--out", "x.png"], "trained without classes"),
+        (["--images", "nowhere.png", "--out", "x.png"], "--images: nowhere.png"),
+    ],
+)
+def test_mistakes_are_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: list[str], said: str
+) -> None:
+    generator_of(tmp_path, PLAIN)
+    monkeypatch.chdir(tmp_path)
+    assert command(monkeypatch, tmp_path, *words) == 2
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1
+    assert not (tmp_path / "x.png").exists()

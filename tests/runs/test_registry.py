@@ -1,0 +1,85 @@
+"""What is registered, on MLflow with SQLite: once for a run and step, and usable as its signature says."""
+
+import sys
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from mlflow import MlflowClient
+
+from service.artifacts import registry
+from service.artifacts.checkpoints import State
+from service.configuration.config import Run
+from service.configuration.recipe import load
+from service.configuration.tree import dump
+from service.tracking.tracker import start_run
+
+
+class Trained:
+    """A run that has learnt nothing, in a registry of its own."""
+
+    def __init__(self, folder: Path, *words: str) -> None:
+        self.run = load("digits", [f"storage={folder}", *words])
+        self.uri = f"sqlite:///{folder}/mlflow.db"
+        self.run_id = start_run(
+            self.uri, "selfgan", "run", str(folder), {}, {}, (folder / "artifacts").as_uri(), resume=False
+        )
+
+    def register(self, step: int = 5) -> str:
+        return registry.register(self.run, _state(self.run, step), self.uri, self.run_id)
+
+    @property
+    def versions(self) -> list[str]:
+        return sorted(str(one.version) for one in MlflowClient(self.uri).search_model_versions())
+
+
+def _state(run: Run, step: int) -> State:
+    torch.manual_seed(step)
+    weights = run.task.generator(run.network, run.image).state_dict()
+    networks = {f"generator.{name}": value for name, value in weights.items()}
+    return State(step, networks, {}, {}, {}, {"recipe": run.recipe_hash, "data set": "hash"}, dump(run))
+
+
+def test_a_run_registers_a_step_once_however_often_it_is_killed(tmp_path: Path) -> None:
+    trained = Trained(tmp_path, "network.generator_channels=4")
+    assert trained.register() == trained.register() == "models:/selfgan-digits/1"
+    server = MlflowClient(trained.uri)
+    for key in ("step", "recipe.hash", "git.commit"):  # As if it had been killed before it came to them.
+        server.delete_model_version_tag("selfgan-digits", "1", key)
+    assert trained.register() == "models:/selfgan-digits/1"
+    tags = server.get_model_version("selfgan-digits", "1").tags
+    assert tags["step"] == "5" and tags["recipe.hash"] == trained.run.recipe_hash and tags["git.commit"]
+    assert trained.register(step=6) == "models:/selfgan-digits/2"  # The run has gone on.
+    assert trained.versions == ["1", "2"]
+
+
+def test_a_class_may_be_chosen_for_some_rows_and_for_none(tmp_path: Path) -> None:
+    trained = Trained(tmp_path, "network.generator_channels=4", "task=conditional")
+    mlflow.set_tracking_uri(trained.uri)
+    model = mlflow.pyfunc.load_model(trained.register())
+    rows = {"n": [2, 3], "seed": [7, 8]}
+    in_turn = model.predict(pd.DataFrame(rows))
+    assert in_turn.shape == (5, 16, 16, 1) and in_turn.dtype == np.uint8
+    for labels in ([3, None], [3.0, np.nan]):
+        assert model.predict(pd.DataFrame({**rows, "label": labels})).shape == (5, 16, 16, 1)
+    with pytest.raises(Exception, match="ask for one or more"):
+        model.predict(pd.DataFrame({"n": [0], "seed": [7]}))
+
+
+def test_loading_a_model_leaves_the_service_that_runs_in_its_place(tmp_path: Path) -> None:
+    trained = Trained(tmp_path, "network.generator_channels=4")
+    mlflow.set_tracking_uri(trained.uri)
+    mlflow.pyfunc.load_model(trained.register())
+    assert not [entry for entry in sys.path if entry.endswith("sources.zip")]
+
+
+def test_a_translating_model_has_images_for_an_example(tmp_path: Path) -> None:
+    words = ["task=info_cycle", "task.domains=2", "network=resnet", "network.channels=4", "network.blocks=1"]
+    trained = Trained(tmp_path, *words, "data.transform.size=32")
+    mlflow.set_tracking_uri(trained.uri)
+    model = mlflow.pyfunc.load_model(trained.register())
+    assert model.input_example.shape == (1, 32, 32, 1)
+    assert model.predict(np.zeros((3, 32, 32, 1), np.uint8)).shape == (6, 32, 32, 1)

@@ -1,0 +1,99 @@
+"""Tracking against a real MLflow server that goes away."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import requests
+from mlflow import MlflowClient
+
+from pipelines.components import ConfigError
+from service.tracking.journal import Journal
+from service.tracking.tracker import Tracker, check_reachable, start_run
+from tests.conftest import free_port
+
+METRICS = {"loss/joint": 0.5, "weight/real": 0.25}
+
+
+class Server:
+    """``mlflow server`` on SQLite, that can be stopped and started."""
+
+    def __init__(self, folder: Path) -> None:
+        self.port = free_port()
+        self.uri = f"http://127.0.0.1:{self.port}"
+        self._folder = folder
+        self.start()
+
+    def start(self) -> None:
+        store = f"sqlite:///{self._folder}/server.db"
+        words = ["server", "--backend-store-uri", store, "--artifacts-destination", str(self._folder / "artifacts")]
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "mlflow", *words, "--port", str(self.port), "--workers", "1"],
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+        )  # fmt: skip
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                requests.get(f"{self.uri}/health", timeout=1).raise_for_status()
+                return
+            except requests.RequestException:
+                assert time.monotonic() < deadline, "mlflow server did not start"
+                time.sleep(0.2)
+
+    def stop(self) -> None:
+        os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+
+def test_a_server_that_goes_away_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    server = Server(tmp_path)
+    check_reachable(server.uri)
+    run_id = start_run(server.uri, "selfgan", "run", "/runs/run", {"seed": 0}, {"tag": "value"}, None, resume=False)
+    assert start_run(server.uri, "selfgan", "run", "/runs/run", {}, {}, None, resume=True) == run_id
+    assert start_run(server.uri, "selfgan", "run", "/other/run", {}, {}, None, resume=True) != run_id
+    tracker = Tracker(server.uri, run_id, Journal(tmp_path / "metrics.jsonl"))
+    picture = tmp_path / "step.png"
+    picture.write_bytes(b"picture")
+    for step in range(1, 101):
+        if step == 30:
+            server.stop()
+        began = time.monotonic()
+        tracker.metrics(step, METRICS)
+        if step == 50:
+            tracker.file(picture, "samples")
+            tracker.tag("warning", "text")
+        assert time.monotonic() - began < 0.5, "the step waited for the server"
+    assert tracker.close(1) > 0
+    with pytest.raises(ConfigError, match="no MLflow server answers"):
+        check_reachable(server.uri)
+    server.start()
+    # As another process would: the journal is all that is left of the first tracker.
+    again = Tracker(server.uri, run_id, Journal(tmp_path / "metrics.jsonl"))
+    again.metrics(100, METRICS)
+    again.metrics(101, METRICS)
+    assert again.close(60) == 0
+    client = MlflowClient(server.uri)
+    for name in METRICS:
+        assert sorted({metric.step for metric in client.get_metric_history(run_id, name)}) == list(range(1, 102))
+    assert [file.path for file in client.list_artifacts(run_id, "samples")] == ["samples/step.png"]
+    assert client.get_run(run_id).data.tags["warning"] == "text"
+    server.stop()
+
+
+def test_a_journal_survives_being_cut_short(tmp_path: Path) -> None:
+    file = tmp_path / "metrics.jsonl"
+    journal = Journal(file)
+    for step in (1, 2, 3):
+        journal.append({"step": step})
+    journal.deliver(1)
+    with file.open("a") as stream:
+        stream.write('{"step": 4, "met')
+    again = Journal(file)
+    assert [entry["step"] for entry in again.pending()] == [2, 3]
+    again.append({"step": 4})
+    assert [entry["step"] for entry in Journal(file).entries] == [1, 2, 3, 4]
