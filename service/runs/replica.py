@@ -5,11 +5,11 @@ from __future__ import annotations
 from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pipelines.components import name_of
 from pipelines.loading.loader import Loader
-from service.artifacts.checkpoints import CheckpointError, State, network_weights
+from service.artifacts.checkpoints import State
 from service.configuration.config import Run
 from service.configuration.tree import dump
 from service.generator import AVERAGE
@@ -17,13 +17,13 @@ from service.models.growth import begins, grow
 from service.models.pixels import to_image
 from service.replicas.accelerators import Accelerator
 from service.replicas.global_batch import GlobalBatch
+from service.runs.continuing import Continuing
 from service.runs.networks import evaluating, new_networks
 from service.runs.real_samples import RealSamples
-from service.training import optimizers
+from service.training.context import TrainingContext
 from service.training.critics.image_pool import Pools
 from service.training.ema import Average
 from service.training.health.divergence import Diverged
-from service.training.schemes import TrainingContext
 
 #: Images that are generated in one call, for people to look at.
 _AT_ONCE = 64
@@ -70,6 +70,10 @@ class Replica:
             )
         )
         self._average = Average(run.ema, self.generator, self._batch) if run.ema else None
+        networks = {"generator": self.generator, "critic": self.critics}
+        if self._average:
+            networks[AVERAGE] = self._average.network
+        self._continuing = Continuing(networks, self._stepper, self._pools, self._batch)
 
     def step(self, step: int) -> dict[str, Tensor]:
         """Train on the batch of `step`; returns batch-global losses and weights, on the device."""
@@ -128,27 +132,14 @@ class Replica:
         """The same `count` (at most) real images, (N, C, H, W) uint8, at every call: what generated ones should be."""
         return self._real.targets(count)
 
-    def state(self, step: int) -> State:
-        """Everything that continues, after `step` steps. All replicas take part; waits for the device."""
-        rows = {name: self._batch.gather(values, at) for name, (at, values) in self._stepper.row_state().items()}
-        return State(
-            step=step,
-            networks={
-                f"{part}.{name}": value.detach().cpu().clone()
-                for part, network in self._continuing().items()
-                for name, value in network.state_dict().items()
-            },
-            optimizers={name: optimizers.state(optimizer) for name, optimizer in self._stepper.optimizers.items()},
-            rows={name: value.cpu() for name, value in rows.items()},
-            shared={name: value.cpu() for name, value in self._pools.state().items()},
-            identity=self.identity,
-            run=dump(self._run),
-        )
-
     @property
     def identity(self) -> dict[str, str]:
         """What a checkpoint must share with this run for it to go on from there."""
         return {"recipe": self._run.recipe_hash, "data set": self._real.hash}
+
+    def state(self, step: int) -> State:
+        """Everything that continues, after `step` steps. All replicas take part; waits for the device."""
+        return self._continuing.state(step, self.identity, dump(self._run))
 
     def restore(self, state: State) -> None:
         """Go on from `state`.
@@ -159,27 +150,12 @@ class Replica:
         last = max(state.step - 1, 0)  # The rows that are kept are those of the last step.
         if self._accelerator.collective.world_size > 1:
             self.step(last)
-        for part, network in self._continuing().items():
-            network.load_state_dict(network_weights(state, part))
-        for name, optimizer in self._stepper.optimizers.items():
-            optimizers.restore(optimizer, state.optimizers[name])
         self._real.open(last, self._run.scheme.batches(last) - 1)
-        device, dtype = self._accelerator.device, self._run.torch_dtype
-        self._stepper.restore_row_state({name: value.to(device, dtype) for name, value in state.rows.items()})
-        self._pools.restore({name: value.to(device, dtype) for name, value in state.shared.items()})
+        self._continuing.restore(state)
 
     def begin_with(self, state: State) -> None:
-        """Take over the networks of another run's state, before the first step.
-
-        Raises:
-            CheckpointError: they are other networks.
-        """
-        for part, network in self._continuing().items():
-            weights = network_weights(state, part) or network_weights(state, "generator")
-            try:
-                network.load_state_dict(weights)
-            except RuntimeError as error:
-                raise CheckpointError(f"start_from: its {part} is another network than this run's") from error
+        """Take over the networks of another run's state, before the first step. Raises CheckpointError."""
+        self._continuing.begin_with(state)
 
     @property
     def waited_seconds(self) -> float:
@@ -190,15 +166,10 @@ class Replica:
         """Stop reading ahead."""
         self._real.close()
 
-    def _continuing(self) -> dict[str, nn.Module]:
-        """The networks of a checkpoint, by name."""
-        average = {AVERAGE: self._average.network} if self._average else {}
-        return {"generator": self.generator, "critic": self.critics, **average}
-
     def _grow(self, step: int) -> None:
         """Let networks be as far as they are to be at `step`."""
         now, before = self._real.stage(step), self._real.stage(step - 1)
-        for network in self._continuing().values():
+        for network in self._continuing.networks.values():
             grow(network, now)
         if begins(now, before):
             for optimizer in self._stepper.optimizers.values():

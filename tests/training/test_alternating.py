@@ -11,7 +11,7 @@ from service.losses.objectives.relativistic import Relativistic
 from service.losses.objectives.wgan import Wasserstein
 from service.replicas.accelerators.torch_distributed import TorchDistributed
 from service.runs.replica import Replica
-from service.training.schemes import TrainingContext
+from service.training.context import TrainingContext
 from service.training.schemes.alternating import Alternating, AlternatingStepper
 from tests.training.test_step import IMAGE, NETWORK, SIZE, bce, images, networks, parts_of, samples
 

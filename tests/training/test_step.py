@@ -26,10 +26,10 @@ from service.replicas.global_batch import GlobalBatch
 from service.replicas.global_layers import follow_global_batch
 from service.tasks import Samples
 from service.tasks.unconditional import Unconditional
+from service.training.context import TrainingContext
 from service.training.critics.critic_set import CriticSet
 from service.training.critics.image_pool import Pools
 from service.training.optimizers.adam import Adam
-from service.training.schemes import TrainingContext
 from service.training.schemes.joint import Joint
 
 Hold = Callable[[Tensor], Tensor]

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TypeVar
 
 import torch
 from pydantic import Field
@@ -13,95 +11,12 @@ from torch import Tensor, nn
 
 from pipelines.components import Component
 from service.losses.objectives import Objective
-from service.losses.regularizers import Regularizer
-from service.losses.terms import Distance
-from service.models.networks import ImageShape, Network
-from service.replicas.accelerators import Accelerator
-from service.replicas.global_batch import GlobalBatch
-from service.tasks import Made, Samples, Task
-from service.training.critics.critic_set import CriticRole
-from service.training.critics.image_pool import Pools
+from service.tasks import Samples
+from service.training.context import TrainingContext
 from service.training.health.divergence import Divergence
-from service.training.optimizers import Optimizer
 
 #: Number -> this replica's rows of that batch of real samples, opened as the part of the step it is read for.
 Read = Callable[[int], Samples]
-T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class TrainingContext:
-    """What a scheme trains, and with what. Networks follow the batch and are on its device.
-
-    Attributes:
-        roles: of the critics, by name: which game each judges.
-        terms: of what is made, and of its target, beside the task's: (N,) by name.
-    """
-
-    network: Network
-    task: Task
-    objective: Objective
-    regularizers: tuple[Regularizer, ...]
-    optimizer: Optimizer
-    image: ImageShape
-    generator: nn.Module
-    critics: nn.ModuleDict
-    roles: Mapping[str, CriticRole]
-    terms: Mapping[str, Distance]
-    batch: GlobalBatch
-    pools: Pools
-    accelerator: Accelerator
-
-    def optimizer_of(self, *modules: nn.Module) -> torch.optim.Optimizer:
-        """One optimizer over all parameters of the modules; critics may have a learning rate of their own."""
-        options = self.optimizer
-        rates = {True: options.critic_learning_rate or options.learning_rate, False: options.learning_rate}
-        groups = [
-            {"params": list(module.parameters()), "lr": rate, "initial_lr": rate}
-            for module, rate in ((module, rates[module is self.critics]) for module in modules)
-        ]
-        return options.build(groups, self.accelerator.fused)
-
-    def wrap(self, loss: nn.Module) -> nn.Module:
-        """`loss`, with its gradients reduced over the replicas."""
-        return self.accelerator.wrap(loss, some_unused=self.network.last_stage(self.image) > 0)
-
-    def draw(self, step: int, latent_steps: int) -> dict[str, Tensor]:
-        """Noise for the batch, which so many steps in a row share."""
-        with self.batch.drawing_at(step - step % latent_steps):
-            return self.task.draw(self.network, self.batch)
-
-    @property
-    def term_names(self) -> tuple[str, ...]:
-        """Of all losses of what is made, beside the adversarial ones."""
-        return (*self.task.terms, *self.terms)
-
-    def make(self, generator: nn.Module, draw: Mapping[str, Tensor], real: Samples) -> Made:
-        """What the generator makes, with all terms of it."""
-        made = self.task.make(generator, draw, real)
-        if not self.terms:
-            return made
-        targets = self.task.seen(real) if self.task.needs_pairs else {}
-        terms = dict(made.terms)
-        for name, distance in self.terms.items():
-            found = [
-                distance(view.images, targets[game].images if targets else None) for game, view in made.views.items()
-            ]
-            terms[name] = torch.stack(found).mean(0)
-        return Made(made.views, terms)
-
-    def by_critic(self, of_games: Mapping[str, T]) -> dict[str, T]:
-        """What each critic is to have of its game, by the critic's name."""
-        return {name: of_games[role.game] for name, role in self.roles.items()}
-
-    def due(self, step: int) -> list[bool]:
-        """Of each regularizer, whether it has a penalty at this step."""
-        return [regularizer.due(step) for regularizer in self.regularizers]
-
-    def mend(self) -> None:
-        """Let regularizers change the critics' weights before an update."""
-        for regularizer in self.regularizers:
-            regularizer.mend(self.critics)
 
 
 class Stepper(ABC):

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from pipelines.components import name_of
 from service.losses.objectives import Objective
 from service.tasks import Samples, View
+from service.training.context import TrainingContext
 from service.training.critics.passes import (
     COMPARED,
     GENERATED,
@@ -24,7 +25,7 @@ from service.training.critics.passes import (
 )
 from service.training.critics.penalties import penalties
 from service.training.health.divergence import Divergence
-from service.training.schemes import Read, Scheme, Stepper, TrainingContext
+from service.training.schemes import Read, Scheme, Stepper
 
 
 class MoreAtFirst(BaseModel):

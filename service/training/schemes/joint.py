@@ -19,6 +19,7 @@ from service.losses.balances import TERMS, Balance
 from service.losses.balances.loss import LossBalance
 from service.losses.objectives import Objective, Scores
 from service.tasks import Samples, View
+from service.training.context import TrainingContext
 from service.training.critics.passes import (
     GENERATED,
     PENALISED,
@@ -31,7 +32,7 @@ from service.training.critics.passes import (
 from service.training.critics.penalties import penalties
 from service.training.critics.shared_pass import looks_at_the_batch, scaled, twice
 from service.training.health.divergence import Divergence
-from service.training.schemes import Read, Scheme, Stepper, TrainingContext
+from service.training.schemes import Read, Scheme, Stepper
 
 
 class Joint(Scheme):
