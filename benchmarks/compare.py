@@ -8,6 +8,7 @@ prints the distance, so that what has been found is there when it is cut short, 
 from __future__ import annotations
 
 import argparse
+import shlex
 import tempfile
 import time
 from statistics import mean, stdev
@@ -44,7 +45,7 @@ def main(arguments: list[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as storage:
         for seed in range(chosen.seeds):
             for contender in chosen.contenders:
-                recipe, *overrides = contender.split()
+                recipe, *overrides = shlex.split(contender)
                 words = [*overrides, f"data.source.uri={chosen.data}", f"seed={seed}"]
                 images, seconds = generated(recipe, words, chosen.steps, storage)
                 found = DigitDistance(chosen.data, images.shape[2])(images)

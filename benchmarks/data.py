@@ -31,7 +31,7 @@ from pipelines.data.sources.folder import Folder
 from pipelines.data.sources.lsun import Lsun
 from pipelines.loading.shuffle_windows import least_bytes
 from pipelines.storage.location import Location
-from service.configuration.execution import Cluster
+from service.configuration.recipe import load
 from service.runs.cluster import connect
 from tests.conftest import free_port
 from tests.data.s3_servers import BUCKET, environment, rclone
@@ -235,7 +235,7 @@ def ingesting(pictures: list[bytes], folder: Path) -> None:
         (folder / "source" / f"{number:06}.webp").write_bytes(picture)
     source, options = Folder(uri=str(folder / "source")), Options(shard_rows=512)
     targets: Iterator[Path] = (folder / f"ingested-{number}" for number in range(100))
-    connect(Cluster(address="local"))
+    connect(load("digits", ["cluster.address=local"]))
     with ProcessPoolExecutor(cores) as pool:
 
         def loop() -> float:

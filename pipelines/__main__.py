@@ -8,29 +8,33 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from pipelines.exit_codes import ExitCode, exit_with
 
 if TYPE_CHECKING:
     from pipelines.data.shards import Manifest
     from pipelines.storage.location import Location
 
-USER_ERROR, FAILURE, INTERRUPTED = 2, 1, 130
 _SHEET_IMAGES = 64
 
 _INGEST = """\
 examples:
-  python -m pipelines ingest self-dcgan-bedroom data.source.uri=bedroom_train_lmdb data.shards=s3://bucket/bedroom
-  python -m pipelines ingest digits data.source=folder data.source.uri=photos.zip data.transform.size=64 \\
-      data.transform.channels=3 data.shards=shards/photos
-  python -m pipelines ingest RECIPE data.shards=FOLDER data.source.uri=NEW --append
+  selfgan ingest self-dcgan-bedroom data.source.uri=bedroom_train_lmdb \\
+      data.shards=s3://bucket/bedroom
+  selfgan ingest digits data.source=folder data.source.uri=photos.zip \\
+      data.transform.size=64 data.transform.channels=3 data.shards=photos
+  selfgan ingest RECIPE data.shards=FOLDER data.source.uri=NEW --append
 
-Killed, and started again, it goes on where it was. `python service/train.py --help` lists sources and options.
+Killed and started again, it goes on where it was. `selfgan parts source` lists
+the formats and their options.
 """
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m pipelines", description="Makes and examines data sets.")
+def _parser(prog: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog=prog, description="Makes and examines data sets.")
     commands = parser.add_subparsers(dest="command", required=True)
     ingest = commands.add_parser(
         "ingest",
@@ -38,7 +42,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_INGEST,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    ingest.add_argument("recipe", help="its data.source, data.transform, data.shards and data.stored count")
+    ingest.add_argument("recipe", help="name or file; its data.* options count")
     ingest.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
     ingest.add_argument("--append", action="store_true", help="add to the data set that is there: its next version")
     inspect = commands.add_parser("inspect", help="print a manifest, and draw a contact sheet")
@@ -66,7 +70,7 @@ def _ingest(arguments: argparse.Namespace) -> int:
         highlight=False,
         soft_wrap=True,
     )
-    return 0
+    return ExitCode.DONE
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
@@ -83,7 +87,7 @@ def _inspect(arguments: argparse.Namespace) -> int:
         arguments.sheet
     )
     console().print(f"contact sheet: {arguments.sheet}", highlight=False, soft_wrap=True)
-    return 0
+    return ExitCode.DONE
 
 
 def _verify(arguments: argparse.Namespace) -> int:
@@ -100,10 +104,10 @@ def _verify(arguments: argparse.Namespace) -> int:
     for line in found:
         print(f"error: {line}", file=sys.stderr)
     if found:
-        return FAILURE
+        return ExitCode.FAILED
     read = f"{len(manifest.shards):,} shards, {manifest.bytes:,} bytes"
     print(f"{folder}: version {manifest.version}, {read}: all as they were written")
-    return 0
+    return ExitCode.DONE
 
 
 def _opened(arguments: argparse.Namespace) -> tuple[Location, Manifest]:
@@ -118,30 +122,34 @@ def _opened(arguments: argparse.Namespace) -> tuple[Location, Manifest]:
         raise ConfigError(str(error)) from error
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m pipelines") -> int:
     """Returns the exit code: 2 for the user's mistakes, 1 for damage that was found."""
-    parser = _parser()
-    arguments, rest = parser.parse_known_args()
-    if rest and (arguments.command != "ingest" or any(word.startswith("-") for word in rest)):
+    given = sys.argv[1:] if arguments is None else arguments
+    parser = _parser(prog)
+    chosen, rest = parser.parse_known_args(given)
+    unknown = [word for word in rest if word.startswith("-")]
+    if rest and chosen.command != "ingest":
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:  # argparse takes no positional arguments behind an option that stands among them.
-        arguments.overrides += rest
+        chosen.overrides += [word for word in rest if word not in unknown]
     import pyarrow as pa
 
     from pipelines.components import ConfigError
+    from service.configuration.overrides import refuse_flags
 
     try:
-        return {"ingest": _ingest, "inspect": _inspect, "verify": _verify}[arguments.command](arguments)
+        refuse_flags(unknown, given)
+        return {"ingest": _ingest, "inspect": _inspect, "verify": _verify}[chosen.command](chosen)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
-        return USER_ERROR
+        return ExitCode.USER_ERROR
     except (OSError, ValueError, pa.ArrowException) as error:  # Damaged shards among them.
         print(f"error: {error}", file=sys.stderr)
-        return FAILURE
+        return ExitCode.FAILED
     except KeyboardInterrupt:
         print("interrupted; the same command again goes on", file=sys.stderr)
-        return INTERRUPTED
+        return ExitCode.INTERRUPTED
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

@@ -2,30 +2,47 @@
 
 A family is a package (``service.losses.objectives``) whose ``__init__`` declares one abstract subclass of
 `Component`; every other module of it holds one concrete subclass, and the file's name is the component's
-name. A dotted name (``my_package.my_objective``) is looked for outside the project, so that a component
-can be added without touching it.
+name. Any other name (``my_objective``, ``my_package.my_objective``) is that of a module outside the project, so that
+a component can be added without touching it.
 """
 
 from __future__ import annotations
 
 import difflib
 import importlib
+import importlib.util
 import inspect
 import pkgutil
+import sys
 from collections.abc import Iterable, Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
 
 
 class ConfigError(ValueError):
     """A mistake in the configuration that the user can mend; its text is the one line to show."""
 
 
-class Component(BaseModel):
-    """A part of a recipe. Its fields are its options; unknown ones are refused."""
+class Options(BaseModel):
+    """Some options of a configuration. Unknown ones are refused, and numbers are finite numbers."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _is_meant(cls, value: Any, info: ValidationInfo) -> Any:
+        """YAML's ``true`` is no 1, nor ``yes`` or ``on``, which YAML reads as true; and no text is empty."""
+        if value == "":
+            raise ValueError("input should not be empty; null leaves it out")
+        annotation = cls.model_fields[info.field_name or ""].annotation
+        if isinstance(value, bool) and not {bool, Any} & {annotation, *get_args(annotation)}:
+            raise ValueError("input should be no switch; YAML reads yes, no, on and off as true and false")
+        return value
+
+
+class Component(Options):
+    """A part of a recipe. Its fields are its options."""
 
 
 C = TypeVar("C", bound=Component)
@@ -51,9 +68,10 @@ def find(package: str, name: str, base: type[C]) -> type[C]:
         ConfigError: there is no such file, or it holds no component of the family.
     """
     family = package.rpartition(".")[2]
-    if "." not in name and name not in names(package):
+    own = name in names(package)
+    if not own and "." not in name and not _is_a_users_module(name):
         raise ConfigError(f"{family}: unknown name {name!r}; {nearest(name, names(package))}")
-    path = name if "." in name else f"{package}.{name}"
+    path = f"{package}.{name}" if own else name
     try:
         module = importlib.import_module(path)
     except ModuleNotFoundError as error:
@@ -64,6 +82,11 @@ def find(package: str, name: str, base: type[C]) -> type[C]:
         if found.__module__ == module.__name__ and issubclass(found, base):
             return found
     raise ConfigError(f"{family}: {path!r} holds no {base.__name__}")
+
+
+def _is_a_users_module(name: str) -> bool:
+    """Whether a name is that of a module outside the project, such as one beside a recipe of the user's own."""
+    return name.isidentifier() and name not in sys.stdlib_module_names and importlib.util.find_spec(name) is not None
 
 
 def name_of(component: Component) -> str:

@@ -1,4 +1,4 @@
-"""Makes images with a registered model: ``python service/generate.py --model models:/NAME@champion --out grid.png``.
+"""Makes images with a registered model: ``selfgan generate --model models:/NAME/latest --out grid.png``.
 
 The same model, seed and options give the same images anywhere. Models are fetched once and kept, so this works
 while the tracking server is away.
@@ -14,33 +14,36 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 # Run as a script, this file's folder is the first place that modules are looked for, instead of the project's.
-sys.path[0] = str(Path(__file__).resolve().parent.parent)
+if not __package__:
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from pipelines.exit_codes import ExitCode, exit_with
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from service.generator import Generator
 
-USER_ERROR, FAILURE = 2, 1
 
 _EXAMPLES = """\
 examples:
-  python service/generate.py --model models:/selfgan-digits@champion --n 64 --seed 7 --out grid.png
-  python service/generate.py --model models:/selfgan-digits/3 --n 1000 --out images/     # single files
-  python service/generate.py --model models:/selfgan-digits --n 10 --interpolate --out way.png
-  python service/generate.py --model models:/selfgan-cgan-mnist --label 3 --out threes.png
-  python service/generate.py --model models:/selfgan-cyclegan --images photos/ --out translated/
+  selfgan generate --model models:/selfgan-digits/latest --out grid.png
+  selfgan generate --model models:/selfgan-digits/3 --n 1000 --out images/
+  selfgan generate --model models:/MODEL@champion --seed 7 --out grid.png
+  selfgan generate --model models:/MODEL/1 --n 10 --interpolate --out way.png
+  selfgan generate --model models:/MODEL/1 --label 3 --out threes.png
+  selfgan generate --model models:/MODEL/1 --images photos/ --out translated/
 """
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(prog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python service/generate.py",
+        prog=prog,
         description="Makes images with a model of the registry.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--model", required=True, help="models:/NAME@ALIAS, models:/NAME/VERSION, or models:/NAME")
+    parser.add_argument("--model", required=True, help="models:/NAME/latest, /VERSION or @ALIAS")
     parser.add_argument("--out", type=Path, required=True, help="a .png for a grid, else a folder for single files")
     parser.add_argument("--n", type=int, default=64, help="how many images [%(default)s]")
     parser.add_argument("--seed", type=int, default=0, help="of the images [%(default)s]")
@@ -118,9 +121,9 @@ def _check(chosen: argparse.Namespace) -> None:
         raise ConfigError(f"--out: {chosen.out} is neither a .png nor a folder")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, prog: str = "python service/generate.py") -> int:
     """Returns the exit code: 2 for the user's mistakes, 1 where the server fails."""
-    chosen = _parser().parse_args(arguments)
+    chosen = _parser(prog).parse_args(arguments)
     from pipelines.components import ConfigError
     from service.artifacts.model_cache import pull
     from service.artifacts.registry import NoModelError
@@ -137,12 +140,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise ConfigError(f"--out: {chosen.out} cannot be written: {error}") from error
     except (ConfigError, GeneratorError, NoModelError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return USER_ERROR
+        return ExitCode.USER_ERROR
     except (TrackingError, OSError) as error:
         print(f"error: {chosen.tracking}: {error}", file=sys.stderr)
-        return FAILURE
-    return 0
+        return ExitCode.FAILED
+    return ExitCode.DONE
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

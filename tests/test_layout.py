@@ -14,7 +14,7 @@ LAYERS = [
     "pipelines.quality", "service.models", "service.replicas", "service.tasks", "service.losses", "service.training",
     "service.configuration", "service.tracking", "service.generator", "service.artifacts", "service.runs",
     "pipelines.evaluate", "pipelines.promote", "pipelines.retrain", "pipelines.rayjob", "pipelines.__main__",
-    "service", "service.generate", "service.cli", "service.train",
+    "service.api", "service", "service.generate", "service.cli", "service.train",
 ]  # fmt: skip
 #: The data path knows nothing of training: what may be imported from below this layer.
 DATA_PATH = LAYERS[: LAYERS.index("service.models")]

@@ -8,8 +8,9 @@ from typing import Literal, NamedTuple
 import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from pipelines.components import Options
 from pipelines.data.shards import Images
 
 Resampling = Literal["nearest", "bilinear", "bicubic", "lanczos", "box"]
@@ -38,10 +39,8 @@ class Picture(NamedTuple):
     converted: str | None
 
 
-class Transform(BaseModel):
+class Transform(Options):
     """Centre crop to a square, then resize, as GAN papers prepare LSUN (``box`` is resizing by area)."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     size: int = Field(64, ge=4)
     channels: Literal[1, 3] = 3

@@ -17,13 +17,13 @@ from pipelines.components import ConfigError
 from pipelines.data.ray_tasks import on_devices
 from pipelines.evaluate.evaluation import protocol
 from pipelines.evaluate.registered import judge
+from pipelines.exit_codes import ExitCode, exit_with
 from pipelines.quality.figures import Figures
 from service.artifacts import registry
+from service.configuration.overrides import refuse_flags
 from service.configuration.recipe import load
 from service.runs import cluster
 from service.tracking.tracker import TrackingError
-
-USER_ERROR, FAILURE = 2, 1
 
 
 def show(measured: Figures, console: Console) -> None:
@@ -33,38 +33,40 @@ def show(measured: Figures, console: Console) -> None:
     console.print(f"{'samples':<16}{measured.samples:,}\n{'fingerprint':<16}{measured.fingerprint}", highlight=False)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(prog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m pipelines.evaluate",
+        prog=prog,
         description="Measures how near a model's images are to a recipe's data, and notes it in the registry.",
-        epilog="example: python -m pipelines.evaluate digits models:/selfgan-digits/1 evaluation.samples=1000",
+        epilog=f"example: {prog} digits models:/selfgan-digits/1 evaluation.samples=1000",
     )
-    parser.add_argument("recipe", help="its data, transform and evaluation count")
+    parser.add_argument("recipe", help="name or file; its data, transform and evaluation count")
     parser.add_argument("model", help="models:/NAME@ALIAS, models:/NAME/VERSION, or models:/NAME: the latest")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
     return parser
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m pipelines.evaluate") -> int:
     """Returns the exit code: 2 for the user's mistakes, 1 where the server fails."""
     from service.tracking.progress import console
 
-    chosen = _parser().parse_args(arguments)
+    given = sys.argv[1:] if arguments is None else arguments
+    chosen, unknown = _parser(prog).parse_known_intermixed_args(given)
     try:
+        refuse_flags(unknown, given)
         run = load(chosen.recipe, chosen.overrides)
         registry.version_of(chosen.model, run.tracking_uri)  # Before anything takes time.
-        cluster.connect(run.cluster)
+        cluster.connect(run)
         show(judge(protocol(run, console()), chosen.model, on_devices), console())
     except (ConfigError, registry.NoModelError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return USER_ERROR
+        return ExitCode.USER_ERROR
     except (TrackingError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return FAILURE
+        return ExitCode.FAILED
     finally:
         ray.shutdown()
-    return 0
+    return ExitCode.DONE
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

@@ -15,23 +15,25 @@ from rich.console import Console
 from pipelines.components import ConfigError
 from pipelines.data.ray_tasks import on_devices
 from pipelines.evaluate.evaluation import protocol
-from pipelines.exit_codes import ExitCode
+from pipelines.exit_codes import ExitCode, exit_with
 from pipelines.promote.promotion import by_hand, promote, rollback
 from pipelines.quality.policy import NotComparableError
 from service.artifacts import registry
 from service.configuration.config import Run
+from service.configuration.overrides import refuse_flags
 from service.configuration.recipe import load
 from service.runs import cluster
 from service.tracking.tracker import TrackingError
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(prog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m pipelines.promote",
+        prog=prog,
         description="Measures a registered model and the champion, and makes it the champion if it is better.",
-        epilog="exit codes: 10 promoted, 11 held (not better), 12 rejected (not sound), 1 failed, 2 wrongly asked",
+        epilog=f"example: {prog} digits models:/selfgan-digits/latest. "
+        "Exit codes: 10 promoted, 11 held (not better), 12 rejected (not sound), 1 failed, 2 wrongly asked",
     )
-    parser.add_argument("recipe", help="its data, evaluation, promotion and model name count")
+    parser.add_argument("recipe", help="name or file; its data, evaluation, promotion and model name count")
     parser.add_argument("model", nargs="?", help="models:/NAME/VERSION, models:/NAME@ALIAS or models:/NAME: the latest")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
     how = parser.add_mutually_exclusive_group()
@@ -40,15 +42,16 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns a `ExitCode`."""
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m pipelines.promote") -> int:
+    """Returns an `ExitCode`."""
     from service.tracking.progress import console
 
-    parser = _parser()
-    chosen, rest = parser.parse_known_intermixed_args(arguments)
-    words = [*([chosen.model] if chosen.model else []), *chosen.overrides, *rest]
+    given = sys.argv[1:] if arguments is None else arguments
+    chosen, unknown = _parser(prog).parse_known_intermixed_args(given)
+    words = [*([chosen.model] if chosen.model else []), *chosen.overrides]
     models = [word for word in words if "=" not in word]
     try:
+        refuse_flags(unknown, given)
         run = load(chosen.recipe, [word for word in words if "=" in word])
         if len(models) != (0 if chosen.rollback else 1):
             raise ConfigError("--rollback takes no model" if chosen.rollback else "which model? models:/NAME/VERSION")
@@ -77,7 +80,7 @@ def _version(run: Run, model: str) -> str:
 
 def _by_figures(run: Run, version: str, console: Console) -> ExitCode:
     try:
-        cluster.connect(run.cluster)
+        cluster.connect(run)
         decision, _, _ = promote(protocol(run, console), version, on_devices)
     finally:
         ray.shutdown()
@@ -86,4 +89,4 @@ def _by_figures(run: Run, version: str, console: Console) -> ExitCode:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

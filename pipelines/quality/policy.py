@@ -5,16 +5,15 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from pipelines.components import Options
 from pipelines.exit_codes import ExitCode
 from pipelines.quality.figures import Figures
 
 
-class Policy(BaseModel):
+class Policy(Options):
     """What a candidate must be."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     errors: float = Field(2.0, ge=0, description="standard errors by which a candidate's KID must be lower")
     fid_slack: float = Field(0.05, ge=0, description="share by which its FID may be higher all the same")

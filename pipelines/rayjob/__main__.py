@@ -16,11 +16,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from pipelines.exit_codes import ExitCode
+from pipelines.exit_codes import ExitCode, exit_with
 from pipelines.rayjob.launches import Launch, LaunchError, Outcome, altered_by_a_shell, ended
 from pipelines.rayjob.rayjobs import RayJobs, start
 
-TERMINATED = 143
 Look = Callable[[], Outcome | None]
 
 _USAGE = """\
@@ -98,7 +97,7 @@ def _submitted(launch: Launch, arguments: argparse.Namespace, words: Sequence[st
 
 def _terminated(*_: object) -> NoReturn:
     """As process 1 of a container this would not hear of SIGTERM otherwise."""
-    sys.exit(TERMINATED)
+    sys.exit(ExitCode.TERMINATED)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -129,4 +128,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

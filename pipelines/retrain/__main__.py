@@ -13,42 +13,44 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from pipelines.components import ConfigError
-from pipelines.exit_codes import ExitCode
+from pipelines.exit_codes import ExitCode, exit_with
 from pipelines.quality.policy import NotComparableError
 from pipelines.retrain.lease import lease
 from pipelines.retrain.retraining import planned, retrain
 from pipelines.storage.location import Location, join
 from service.artifacts import registry
 from service.configuration.config import Run, storage_root
+from service.configuration.overrides import refuse_flags
 from service.configuration.recipe import load
 from service.runs import datasets
 from service.runs.preparation import RunError
 from service.tracking.tracker import TrackingError
 
-INTERRUPTED = 130
 
-
-def _parser() -> argparse.ArgumentParser:
+def _parser(prog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m pipelines.retrain",
+        prog=prog,
         description="Trains a recipe if its data have a version that it was not trained on; promotes what is better.",
-        epilog="exit codes: 0 nothing new, 10 promoted, 11 held (not better), 12 rejected (not sound), 1 failed, "
+        epilog=f"example: {prog} digits storage=s3://bucket/runs. "
+        "Exit codes: 0 nothing new, 10 promoted, 11 held (not better), 12 rejected (not sound), 1 failed, "
         "2 wrongly asked. Killed, and started again, it goes on where it was.",
     )
-    parser.add_argument("recipe")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as service/train.py takes them")
+    parser.add_argument("recipe", help="name, or path or URI of a file of your own")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as selfgan train takes them")
     parser.add_argument("--append", action="store_true", help="first add what is new in data.source to data.shards")
     return parser
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns a `ExitCode`."""
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m pipelines.retrain") -> int:
+    """Returns an `ExitCode`."""
     from service.tracking.progress import console as new_console
 
-    chosen, rest = _parser().parse_known_intermixed_args(arguments)
+    given = sys.argv[1:] if arguments is None else arguments
+    chosen, unknown = _parser(prog).parse_known_intermixed_args(given)
     console = new_console()
     try:
-        run = load(chosen.recipe, [*chosen.overrides, *rest])
+        refuse_flags(unknown, given)
+        run = load(chosen.recipe, chosen.overrides)
         if run.name is not None or run.resume is not None:
             raise ConfigError("name, resume: a retraining names its runs by itself, and resumes them")
         return _guarded(run, chosen.append, console)
@@ -60,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return ExitCode.FAILED
     except KeyboardInterrupt:
         print("interrupted; the same command goes on", file=sys.stderr)
-        return INTERRUPTED
+        return ExitCode.INTERRUPTED
 
 
 def _guarded(run: Run, append: bool, console: Console) -> ExitCode:
@@ -85,4 +87,4 @@ def _guarded(run: Run, append: bool, console: Console) -> ExitCode:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

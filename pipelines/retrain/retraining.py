@@ -82,7 +82,7 @@ def retrain(plan: Retraining, console: Console) -> ExitCode:
     assert version is not None
     try:
         if not ray.is_initialized():
-            cluster.connect(plan.run.cluster)
+            cluster.connect(plan.run)
         decision, candidate, champion = promote(judged, version, on_devices)
     finally:
         ray.shutdown()
@@ -102,7 +102,7 @@ def _train(plan: Retraining, console: Console) -> dict[str, Any]:
         plan.leave("begun", begun)
     before = (Location.of(join(storage_root(plan.run.storage), begun["name"])) / "run.json").exists()
     chosen = {"name": begun["name"], "resume": begun["name"] if before else None, "start_from": begun["start_from"]}
-    model = launch(plan.run.model_copy(update=chosen), console, _BEGAN, during_training.config)
+    model = launch(plan.run.model_copy(update=chosen), console, _BEGAN, during_training.config).model
     trained = {**begun, "model": model}
     plan.leave("trained", trained)
     return trained

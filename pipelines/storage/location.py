@@ -24,6 +24,23 @@ def join(uri: str, name: str) -> str:
     return f"{path.rstrip('/')}/{name}{mark}{options}"
 
 
+def check_uri(key: str, uri: str) -> None:
+    """Raise ConfigError, naming the option, if no file system answers to a URI; nothing is connected to."""
+    object_store.refuse_credentials(uri)
+    scheme, found, rest = uri.partition("://")
+    if not found:
+        return
+    if scheme == "s3":
+        if not rest.partition("?")[0].strip("/"):
+            raise ConfigError(f"{key}: {uri} names no bucket; write s3://BUCKET/FOLDER")
+        return
+    try:
+        fs.FileSystem.from_uri(uri)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"{key}: {uri} is on no known file system ({reason}); give a path or s3://") from error
+
+
 class Found(NamedTuple):
     """A file in a folder: its path below it, its size in bytes, when it changed (0 where that is not known)."""
 

@@ -53,6 +53,11 @@ class CheckpointError(RuntimeError):
     """A checkpoint that cannot be continued from; its text is the one line to show."""
 
 
+def name_of(step: int) -> str:
+    """The folder of a checkpoint, in that of its run."""
+    return f"step-{step:08}"
+
+
 def save(state: State, folder: Path) -> None:
     """Write `state` to a folder of its own."""
     folder.mkdir(parents=True, exist_ok=True)

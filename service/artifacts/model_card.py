@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +13,10 @@ from service.generator import Generator
 from service.tracking.pictures import grid
 
 _IMAGES, _SEED = 64, 0
+
+
+def _without_password(uri: str) -> str:
+    return re.sub(r"//[^/@]*@", "//", uri)
 
 
 def card(folder: Path, generator: Generator, run: Run, tags: Mapping[str, str], picture: Path | None) -> str:
@@ -38,7 +43,10 @@ def card(folder: Path, generator: Generator, run: Run, tags: Mapping[str, str], 
         "",
         *(["![Samples](samples.png)", ""] if samples.exists() else []),
         "```python",
-        f'mlflow.pyfunc.load_model("models:/{run.model_name}@champion").{asked}',
+        "import mlflow",
+        "",
+        f'mlflow.set_tracking_uri("{_without_password(run.tracking_uri)}")',
+        f'images = mlflow.pyfunc.load_model("models:/{run.model_name}/latest").{asked}',
         "```",
         "",
         *(f"- {key}: `{value}`" for key, value in tags.items()),

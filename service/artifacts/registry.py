@@ -170,9 +170,16 @@ class ModelName:
         text = uri.removeprefix("models:/")
         name, at, alias = text.partition("@")
         name, slash, number = name.partition("/")
-        if not name or text == uri or (at and not alias) or (slash and not number.isdigit()) or (at and slash):
-            raise ValueError(f"{uri!r} names no model: models:/NAME@ALIAS, models:/NAME/VERSION or models:/NAME")
-        return cls(name, number or None, alias or None)
+        number = "" if (latest := number == "latest") else number
+        if (
+            not name
+            or text == uri
+            or (at and not alias)
+            or (slash and not (latest or number.isdigit()))
+            or (at and slash)
+        ):
+            raise ValueError(f"{uri!r} names no model: models:/NAME/latest, models:/NAME/VERSION or models:/NAME@ALIAS")
+        return cls(name, number if number.isdigit() else None, alias or None)
 
 
 def version_of(uri: str, tracking_uri: str) -> str:

@@ -1,4 +1,4 @@
-"""``--help``: recipes, and every option with its default."""
+"""``selfgan train [RECIPE] --help``: every option of a run, with the recipe's own values."""
 
 from __future__ import annotations
 
@@ -6,82 +6,75 @@ from collections.abc import Iterator
 from typing import Any
 
 from pydantic import BaseModel, ByteSize
-from pydantic.fields import FieldInfo
 
-from pipelines.components import Component, find, names
+from pipelines.components import Component, Options, name_of
+from service.cli.columns import entry, paragraph
+from service.cli.parts import value_of
 from service.configuration.config import Run
-from service.configuration.recipe import DEFAULT_RECIPE, recipes
-from service.losses.objectives import Objective
-from service.models.networks import Network
-from service.tasks import Task
-from service.training.optimizers import Optimizer
-from service.training.schemes import Scheme
 
-_FAMILIES: dict[str, type[Component]] = {
-    "network": Network,
-    "task": Task,
-    "objective": Objective,
-    "scheme": Scheme,
-    "optimizer": Optimizer,
+_HELP = """\
+usage: {prog} [RECIPE] [KEY=VALUE ...] [--dry-run] [--help]
+
+Trains a recipe: one of `selfgan recipes`, or a YAML file of your own. The
+result is the same on any number of replicas.
+
+examples:
+  selfgan train                             the default: digits
+  selfgan train digits steps=500 replicas=2
+  selfgan train self-dcgan-mnist data.source.uri=FOLDER
+  selfgan train my_recipe.yaml              base: digits, and what you change
+  selfgan train resume=RUN                  go on with a run that stopped
+  selfgan train digits --dry-run            print every option, train nothing
+
+Options of {recipe}, with its values (KEY=VALUE; values are YAML):"""
+#: What people look for first, and so on; what is in none of the groups comes with the recipe.
+_GROUPS = {
+    "where and how it runs": ("replicas", "cluster", "storage", "name", "resume", "loader"),
+    "what it reports and keeps": ("logging", "checkpoints", "tracking"),
+    "how its model is judged": ("evaluation", "promotion", "retraining"),
 }
+_HIDDEN = ("recipe", "recipe_file")
 
 
-def text(usage: str) -> str:
-    """The whole help, with the command line's usage."""
-    from pipelines.data.sources import Source
-    from pipelines.quality.features import FeatureNetwork
-    from service.losses.balances import Balance
-    from service.losses.regularizers import Regularizer
-    from service.losses.terms import Term
-
-    lines = ["Trains a GAN recipe on any number of replicas, with the same result on all of them.", ""]
-    lines += [f"usage: {usage}", "", f"recipes (default: {DEFAULT_RECIPE}):"]
-    lines += [f"  {name:<33}{summary}" for name, summary in recipes().items()]
-    lines += ["", "options (KEY=VALUE, values are YAML) and their defaults:"]
-    lines += list(_options(Run, ""))
-    lines += ["", "parts, chosen by name (KEY=NAME) or with options (KEY.OPTION=VALUE):"]
-    families: dict[str, tuple[str, type[Component]]] = {
-        **{key: (f"service.{key}s", base) for key, base in _FAMILIES.items()},
-        "scheme.balance": ("service.losses.balances", Balance),
-        "regularizers": ("service.losses.regularizers", Regularizer),
-        "terms": ("service.losses.terms", Term),
-        "data.source": ("pipelines.data.sources", Source),
-        "evaluation.features": ("pipelines.quality.features", FeatureNetwork),
-    }
-    for key, (package, base) in families.items():
-        lines += [f"  {key}={name:<{30 - len(key)}} {_part(find(package, name, base))}" for name in names(package)]
-    lines += ["", "  --dry-run               print the resolved configuration, and stop"]
+def train_help(run: Run, prog: str) -> str:
+    """The whole text, for a terminal of 80 columns."""
+    lines = [_HELP.format(prog=prog, recipe=run.recipe)]
+    grouped = {name for names in _GROUPS.values() for name in names}
+    own = [name for name in Run.model_fields if name not in grouped and name not in _HIDDEN]
+    for title, fields in {"what it trains": own, **_GROUPS}.items():
+        lines += ["", f"{title}:"]
+        for name in fields:
+            lines += _option(name, getattr(run, name), Run.model_fields[name].description or "")
     return "\n".join(lines)
 
 
-def _part(component: type[Component]) -> str:
-    options = [
-        f"{name}={_value(field)}" if not isinstance(field.default, Component) else name
-        for name, field in component.model_fields.items()
-    ]
-    return " ".join(options)
+def _option(key: str, value: Any, description: str) -> Iterator[str]:
+    """A value's lines: one for a plain value, one for every option of a group of them."""
+    if isinstance(value, Component):
+        description = description or f"`selfgan parts {key.rpartition('.')[2]}` lists others"
+        yield entry(f"{key}={name_of(value)}", description)
+        if options := list(_flat(key, value)):
+            yield paragraph(options, 6)
+    elif isinstance(value, Options) and type(value).model_fields:
+        for name, field in type(value).model_fields.items():
+            yield from _option(f"{key}.{name}", getattr(value, name), field.description or "")
+    elif isinstance(value, tuple) and any(isinstance(item, BaseModel) for item in value):
+        names = [name_of(item) if isinstance(item, Component) else "..." for item in value]
+        yield entry(f"{key}=[{','.join(names)}]", description)
+    else:
+        yield entry(f"{key}={_shown(value)}", description)
 
 
-def _options(model: type[BaseModel], prefix: str) -> Iterator[str]:
-    for name, field in model.model_fields.items():
-        inner = field.annotation
-        key = f"{prefix}{name}"
-        if key == "recipe" or name in _FAMILIES or key == "data.source":
-            continue
-        if isinstance(inner, type) and issubclass(inner, BaseModel):
-            yield from _options(inner, f"{key}.")
+def _flat(key: str, part: Component) -> Iterator[str]:
+    """The options of a part as ``key.option=value``; those of parts within it, too."""
+    for name in type(part).model_fields:
+        value = getattr(part, name)
+        if isinstance(value, Component):
+            yield f"{key}.{name}={name_of(value)}"
+            yield from _flat(f"{key}.{name}", value)
         else:
-            yield f"  {f'{key}={_value(field)}':<36}{field.description or ''}".rstrip()
+            yield f"{key}.{name}={value_of(value)}"
 
 
-def _value(field: FieldInfo) -> Any:
-    if field.is_required():
-        return "..."
-    value = field.default
-    if value is None:
-        return ""
-    if isinstance(value, ByteSize):
-        return value.human_readable()
-    if isinstance(value, tuple):
-        return f"[{','.join(map(str, value))}]"
-    return str(value).lower() if isinstance(value, bool) else value
+def _shown(value: Any) -> str:
+    return value.human_readable() if isinstance(value, ByteSize) else value_of(value)

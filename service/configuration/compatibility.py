@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from urllib.parse import urlsplit
+
 import torch
 
 from pipelines.components import ConfigError, name_of
-from pipelines.storage.object_store import refuse_credentials
+from pipelines.storage.location import check_uri
 from service.configuration.config import Run
 from service.tasks import Samples
+
+_TRACKING_SCHEMES = ("", "http", "https", "file", "sqlite", "postgresql", "mysql", "mssql", "databricks")
 
 
 def check(run: Run) -> None:
@@ -47,9 +51,7 @@ def check(run: Run) -> None:
         raise ConfigError(f"terms: task {name_of(run.task)} has no true images to compare with; take task=paired")
     if run.network.last_stage(run.image) and (run.start_from or run.retraining.start == "champion"):
         raise ConfigError("start_from: networks that grow begin at their first stage; start from scratch")
-    places = run.storage, run.loader.cache, run.evaluation.cache
-    for uri in (run.data.shards, *(domain.shards for domain in run.data.domains), *places):
-        refuse_credentials(uri or "")
+    _check_places(run)
     if run.batch.size % run.batch.shards:
         raise ConfigError(f"batch.shards: {run.batch.shards} does not divide batch.size, {run.batch.size}")
     if run.batch.size // run.batch.shards < 2 and not run.task.translates:
@@ -58,6 +60,28 @@ def check(run: Run) -> None:
         raise ConfigError(f"replicas: {run.replicas} replicas cannot share a batch of {run.batch.size}")
     if run.cluster.min_replicas and run.cluster.min_replicas > run.replicas:
         raise ConfigError(f"cluster.min_replicas: {run.cluster.min_replicas} is more than replicas={run.replicas}")
+
+
+def _check_places(run: Run) -> None:
+    """Raise ConfigError for a URI that nothing answers to, or that carries credentials."""
+    places = {
+        "storage": run.storage,
+        "data.shards": run.data.shards,
+        **{f"data.domains.{number}.shards": domain.shards for number, domain in enumerate(run.data.domains)},
+        "evaluation.cache": run.evaluation.cache,
+        "start_from": run.start_from,
+    }
+    for key, uri in places.items():
+        if uri is not None:
+            check_uri(key, uri)
+    if run.loader.cache and "://" in run.loader.cache:
+        raise ConfigError(f"loader.cache: {run.loader.cache} is no folder on the replicas' hosts; give a path")
+    scheme = urlsplit(run.tracking.uri or "").scheme.partition("+")[0]
+    if scheme not in _TRACKING_SCHEMES:
+        raise ConfigError(
+            f"tracking.uri: {run.tracking.uri} is no MLflow server or database; known: http://, https://, and "
+            "SQLAlchemy's sqlite://, postgresql://, mysql://, mssql://"
+        )
 
 
 def _critics(run: Run) -> list[tuple[torch.nn.Module, int]]:

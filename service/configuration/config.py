@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import BeforeValidator, Field, SerializeAsAny
 
-from pipelines.components import Component, ConfigError, name_of, resolve
+from pipelines.components import Component, ConfigError, Options, name_of, resolve
 from pipelines.data.images import Transform
 from pipelines.data.plan import SKIP_LIMIT
 from pipelines.data.sources import Source
@@ -22,7 +22,6 @@ from service.configuration.execution import (
     Evaluation,
     Loader,
     Logging,
-    Options,
     Retraining,
     Tracking,
 )
@@ -60,37 +59,40 @@ class Batch(Options):
     """The global batch."""
 
     size: int = Field(64, ge=1, description="samples in the global batch, over all replicas")
-    shards: int = Field(1, ge=1, description="take batch statistics over this many fixed parts (8: the paper's TPU)")
+    shards: int = Field(1, ge=1, description="parts of the batch with statistics of their own (the paper's TPU: 8)")
 
 
 class DataSet(Options):
     """Where samples come from, and where they lie as shards."""
 
     source: Annotated[Source, *_of("pipelines.data.sources", Source)] = Field(
-        description="where pictures come from: a format, and its options such as uri"
+        description="format of the pictures, and options such as uri"
     )
     shards: str | None = Field(None, description="folder or URI of the Arrow shards [default: under storage]")
-    version: int | None = Field(None, ge=1, description="of the shards' manifest [default: the latest]")
+    version: int | None = Field(None, ge=1, description="version of the data set [default: the latest]")
 
 
 class Data(DataSet):
     """The data of a run."""
 
-    domains: tuple[DataSet, ...] = Field((), description="further data sets, of the other domains of task=unpaired")
+    domains: tuple[DataSet, ...] = Field((), description="the other domains of an unpaired task, a data set each")
     transform: Transform = Field(Transform(), description="size, channels and resampling of the images")
-    stored: Literal["decoded", "encoded"] = Field("decoded", description="what an ingest writes: pixels, or pictures")
-    skip_limit: float = Field(SKIP_LIMIT, ge=0, le=1, description="share of samples that an ingest may skip")
-    damaged: Literal["stop", "replace"] = Field("stop", description="what to do about a block that is damaged")
+    stored: Literal["decoded", "encoded"] = Field("decoded", description="ingest pixels, or pictures as they are")
+    skip_limit: float = Field(SKIP_LIMIT, ge=0, le=1, description="most that an ingest may skip, as a share")
+    damaged: Literal["stop", "replace"] = Field(
+        "stop", description="on a damaged block: stop, or replace its rows by others"
+    )
 
 
 class Run(Options):
     """One run: a recipe, resolved."""
 
     recipe: str = Field(description="the recipe's name")
-    seed: int = Field(0, description="of initial weights, order and noise")
-    steps: int = Field(6000, ge=1, le=MAX_STEPS, description="how many global batches to train on")
+    recipe_file: str | None = Field(None, description="where it was read from, if it is a file of your own")
+    seed: int = Field(0, description="seed of initial weights, sample order and noise")
+    steps: int = Field(6000, ge=1, le=MAX_STEPS, description="training steps, each on one global batch")
     dtype: Literal["float32", "float64", "bfloat16"] = Field(
-        "float32", description="of weights and arithmetic; bfloat16: of networks' products alone, by autocast"
+        "float32", description="of weights and arithmetic; bfloat16 means autocast"
     )
     batch: Batch = Batch()
     data: Data
@@ -102,27 +104,27 @@ class Run(Options):
     regularizers: Annotated[
         tuple[SerializeAsAny[Regularizer], ...],
         BeforeValidator(lambda value: _several("service.losses.regularizers", value, Regularizer)),
-    ] = Field((), description="penalties, norms and noise that keep the critics smooth")
+    ] = Field((), description="gradient penalties and the like, on the critics")
     terms: Annotated[
         tuple[SerializeAsAny[Term], ...], BeforeValidator(lambda value: _several("service.losses.terms", value, Term))
-    ] = Field((), description="what generated images are to be like, beside what critics say")
+    ] = Field((), description="further losses of the generator, such as perceptual")
     critics: CriticSet = Field(CriticSet(), description="several critics, or critics at several scales")
     augmentation: Augmentation = Field(Augmentation(), description="of real images, when they are trained on")
     optimizer: Annotated[Optimizer, *_of("service.training.optimizers", Optimizer, "adam")] = Field(
         "adam", validate_default=True
     )
-    start_from: str | None = Field(None, description="checkpoint whose networks a new run starts with, folder or URI")
+    start_from: str | None = Field(None, description="checkpoint to take the first weights from, folder or URI")
     ema: Ema | None = Field(None, description="average the generator's weights: {} or {decay: 0.999}")
     logging: Logging = Logging()
     checkpoints: Checkpoints = Checkpoints()
-    replicas: int = Field(1, ge=1, description="how many processes train; the result is the same")
+    replicas: int = Field(1, ge=1, description="processes that train; they do not change the result")
     cluster: Cluster = Cluster()
     tracking: Tracking = Tracking()
     evaluation: Evaluation = Evaluation()
     promotion: Policy = Policy()
     retraining: Retraining = Retraining()
-    storage: str = Field("runs", description="folder or URI of everything a run writes")
-    name: str | None = Field(None, pattern=r"^[\w.-]+$", description="the run's name [default: RECIPE-TIME]")
+    storage: str = Field("runs", description="folder or URI that runs are written to")
+    name: str | None = Field(None, pattern=r"^\w[\w.-]*$", description="the run's name [default: RECIPE-TIME]")
     resume: str | None = Field(None, description="name of a stopped run to continue")
 
     @property
@@ -167,6 +169,7 @@ class Run(Options):
 EXECUTION_KEYS = frozenset(
     [
         "recipe",
+        "recipe_file",
         "steps",
         "loader",
         "logging",

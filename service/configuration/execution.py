@@ -7,16 +7,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, SerializeAsAny
+from pydantic import BeforeValidator, ByteSize, Field, SerializeAsAny, field_validator
 
-from pipelines.components import resolve
+from pipelines.components import Options, resolve
 from pipelines.quality.features import FeatureNetwork
-
-
-class Options(BaseModel):
-    """Some options; unknown ones are refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
 
 class Loader(Options):
@@ -53,7 +47,9 @@ class Cluster(Options):
         "auto", description="auto: xla if the cluster has TPUs, else cuda if it has GPUs"
     )
     tpu: str | None = Field(None, description="kind of TPU, as v5litepod or v6e [default: the cluster's]")
-    topology: str | None = Field(None, description="of the TPU slice, as 4x4 [default: that of the cluster's slices]")
+    topology: str | None = Field(
+        None, pattern=r"^\d+(x\d+)+$", description="of the TPU slice, as 4x4 [default: that of the cluster's slices]"
+    )
     emulated_chips: int = Field(0, ge=0, description="with xla: emulate so many chips a replica on CPUs, without a TPU")
     cpus_per_replica: float | None = Field(None, gt=0, description="[default: an even share of the cluster]")
     max_failures: int = Field(3, ge=-1, description="how often a run is restarted from its last checkpoint")
@@ -63,9 +59,16 @@ class Tracking(Options):
     """MLflow."""
 
     uri: str | None = Field(None, description="tracking server [default: SQLite under storage]")
-    experiment: str = Field("selfgan", description="experiment's name")
+    experiment: str = Field("selfgan", min_length=1, description="experiment's name")
     model: str | None = Field(None, description="registered model's name [default: selfgan-RECIPE]")
     patience_seconds: float = Field(120, ge=0, description="how long the end of a run waits for a lost server")
+
+    @field_validator("model")
+    @classmethod
+    def _no_separators(cls, name: str | None) -> str | None:
+        if name is not None and (not name or set("/:") & set(name)):
+            raise ValueError("input should hold no '/' and no ':', as MLflow's names")
+        return name
 
 
 class Evaluation(Options):

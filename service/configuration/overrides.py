@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -9,19 +10,69 @@ import yaml
 from pipelines.components import ConfigError
 
 
-def split(override: str) -> tuple[str, Any]:
-    """``key=value`` -> the key, and the value as YAML."""
-    path, found, text = override.partition("=")
-    if not found or not path:
-        raise ConfigError(f"{override!r}: overrides are written key=value")
-    try:
-        return path, yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: {text!r} is no YAML value") from error
+def parse(words: Sequence[str]) -> dict[str, Any]:
+    """``key=value`` words as values by dotted key; values are YAML.
+
+    Raises:
+        ConfigError: a word is of another form, or a key is given twice.
+    """
+    given: dict[str, Any] = {}
+    for word in words:
+        path, found, text = word.partition("=")
+        if not found or not path:
+            raise ConfigError(f"{word!r}: options are written key=value")
+        if path in given:
+            raise ConfigError(f"{path}: is given twice; give it once")
+        try:
+            given[path] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"{path}: {text!r} is no YAML value") from error
+    return given
 
 
-def apply(tree: dict[str, Any], path: str, value: Any) -> None:
-    """Put a value into nested mappings and lists; a part that is given by name alone gains its options."""
+def refuse_flags(unknown: Sequence[str], words: Sequence[str]) -> None:
+    """Raise ConfigError for ``--steps 50`` or ``--steps=50``, with the spelling ``steps=50``.
+
+    Args:
+        unknown: what the command line's parser did not know.
+        words: the whole command line.
+    """
+    flag = next((word for word in unknown if word.startswith("-")), None)
+    if flag is None:
+        return
+    key, found, value = flag.lstrip("-").replace("-", "_").partition("=")
+    if not found:
+        after = list(words[list(words).index(flag) + 1 :])
+        value = after[0] if after and "=" not in after[0] and not after[0].startswith("-") else "VALUE"
+    raise ConfigError(f"{flag}: options are written key=value, without dashes: {key}={value}")
+
+
+def apply(tree: dict[str, Any], given: Mapping[str, Any]) -> None:
+    """Put values by dotted key into nested mappings and lists, a part before its options."""
+    for path, value in sorted(given.items(), key=lambda item: item[0].count(".")):
+        _put(tree, path, value)
+
+
+def merge(tree: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """`tree` with what `changes` says in its place, at any depth.
+
+    A mapping changes the options of the part that is there, unless it names another one; a list replaces a list.
+    """
+    merged = dict(tree)
+    for key, value in changes.items():
+        before = merged.get(key)
+        before = {"name": before} if isinstance(before, str) and isinstance(value, Mapping) else before
+        if isinstance(before, dict) and isinstance(value, Mapping) and value.get("name") in (None, before.get("name")):
+            merged[key] = merge(before, value)
+        elif isinstance(before, dict) and value == before.get("name"):
+            merged[key] = before
+        else:
+            merged[key] = value
+    return merged
+
+
+def _put(tree: dict[str, Any], path: str, value: Any) -> None:
+    """One value; a part that is given by name alone gains its options."""
     *parents, last = path.split(".")
     place: Any = tree
     for parent in parents:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -32,7 +33,14 @@ def _one_line(error: ValidationError, tree: Mapping[str, Any]) -> str:
     cause = first.get("ctx", {}).get("error")
     if isinstance(cause, ConfigError):
         return str(cause)
-    return f"{key}: {first['input']!r} is not valid: {first['msg'][0].lower()}{first['msg'][1:]}"
+    if first["type"] == "string_pattern_mismatch" and key == "name":
+        return f"{key}: {first['input']!r} is not valid: use letters, digits, '.', '_' and '-', a letter or digit first"
+    reason = first["msg"].removeprefix("Value error, ")
+    return f"{key}: {_as_yaml(first['input'])} is not valid: {reason[0].lower()}{reason[1:]}"
+
+
+def _as_yaml(value: Any) -> str:
+    return json.dumps(value) if value is None or isinstance(value, bool) else repr(value)
 
 
 def _keys_without(path: Sequence[str], tree: Mapping[str, Any]) -> list[str]:

@@ -16,7 +16,7 @@ import ray.train
 
 from pipelines.components import ConfigError
 from service.configuration.config import Run, in_submitted_job
-from service.configuration.execution import Cluster
+from service.configuration.own_recipes import modules_beside
 
 if TYPE_CHECKING:
     from service.replicas.accelerators.xla_pod import XlaConfig
@@ -27,19 +27,22 @@ _KNOCK_SECONDS = 5.0
 _WORKER_ENVIRONMENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "15"}
 
 
-def connect(cluster: Cluster) -> None:
-    """Join the cluster, or start one on this machine.
+def connect(run: Run) -> None:
+    """Join the run's cluster, or start one on this machine; parts beside the recipe's file come along.
 
     Raises:
         ConfigError: the address that was asked for does not answer.
     """
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    cluster, beside = run.cluster, modules_beside(run.recipe_file)
     asked = os.environ.get("RAY_ADDRESS") if cluster.address == "auto" else cluster.address
     named = asked or _running()
     if named and named != "local":
         joining: dict[str, Any] = {"env_vars": _WORKER_ENVIRONMENT}
         if not in_submitted_job():  # Such a job's code the cluster has already.
             joining["working_dir"] = str(_ROOT)
+        if beside:
+            joining["py_modules"] = [str(module) for module in beside]
         try:
             _knock(named)
             ray.init(address=named, runtime_env=joining, **quiet)
@@ -50,7 +53,8 @@ def connect(cluster: Cluster) -> None:
                     f"cluster.address: no Ray cluster answers at {named}; start it, or use cluster.address=local "
                     "(a cluster that wants a token wants RAY_AUTH_MODE=token)"
                 ) from error
-    starting = {"env_vars": {**_WORKER_ENVIRONMENT, "PYTHONPATH": str(_ROOT)}}
+    path = os.pathsep.join(dict.fromkeys([str(_ROOT), *(str(module.parent) for module in beside)]))
+    starting = {"env_vars": {**_WORKER_ENVIRONMENT, "PYTHONPATH": path}}
     ray.init(address="local", include_dashboard=False, runtime_env=starting, **quiet)
 
 

@@ -125,7 +125,7 @@ def _in_parallel(run: Run) -> Tasks:
         if len(works) <= _WORKS_HERE:
             return here(works, progress)
         if not ray.is_initialized():
-            connect(run.cluster)
+            connect(run)
         return on_ray(works, progress)
 
     return tasks

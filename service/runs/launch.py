@@ -20,15 +20,15 @@ from service.configuration.tree import dump
 from service.runs.cluster import Replicas
 from service.runs.outputs import Job
 from service.runs.preparation import Prepared, RunError, Started, started
-from service.runs.summary import finish
+from service.runs.summary import Trained, finish
 from service.runs.worker import replica_main
 from service.tracking.progress import Display, duration, new_status
 
 Validation = Callable[[Job], ray.train.ValidationConfig]
 
 
-def launch(run: Run, console: Console, began: float, validation: Validation) -> str:
-    """Train a run to its end, and say where everything is. Returns the registered model's URI.
+def launch(run: Run, console: Console, began: float, validation: Validation) -> Trained:
+    """Train a run to its end, and say where everything is.
 
     Args:
         began: when the user's command did, in seconds since the epoch.
@@ -46,11 +46,11 @@ def launch(run: Run, console: Console, began: float, validation: Validation) -> 
             result = fit(at, replica_main, status, validation)
         if result.return_value is not None:
             raise RunError(f"{result.return_value}; the last good checkpoint is {_where(at.prepared, result)}")
-        summary = finish(at.prepared, at.tracking_run, result, ray.get(status.read.remote()).replaced_rows)
+        trained = finish(at.prepared, at.tracking_run, result, ray.get(status.read.remote()).replaced_rows)
     console.print(f"done: {run.steps:,} steps in {duration(time.time() - began)}", highlight=False)
-    for title, where in summary.items():
-        console.print(f"  {title:<12}{where}", highlight=False, soft_wrap=True)
-    return summary["model"]
+    for title, text in trained.lines():
+        console.print(f"  {title:<12}{text}", highlight=False, soft_wrap=True)
+    return trained
 
 
 def _introduction(prepared: Prepared, replicas: Replicas) -> str:
@@ -83,9 +83,9 @@ def fit(at: Started, main: Callable[[Job], Any], status: Any, validation: Valida
     try:
         return trainer.fit()
     except (KeyboardInterrupt, SystemExit) as error:  # Ray Train stops the replicas at Ctrl-C, and then exits.
-        raise KeyboardInterrupt(f"resume={prepared.name} continues from the last checkpoint") from error
+        raise KeyboardInterrupt(f"{prepared.resume} continues from the last checkpoint") from error
     except ray.train.TrainingFailedError as error:
-        raise RunError(f"{_cause(error)}; resume={prepared.name} continues from the last checkpoint") from error
+        raise RunError(f"{_cause(error)}; {prepared.resume} continues from the last checkpoint") from error
 
 
 def _cause(error: Exception) -> str:

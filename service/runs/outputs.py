@@ -81,7 +81,7 @@ class RayOutputs:
         assert score is not None
         folder = Path(tempfile.mkdtemp(prefix="selfgan-checkpoint-"))
         checkpoints.save(state, folder)
-        name = f"step-{state.step:08}"
+        name = checkpoints.name_of(state.step)
         candidate = best.Best(step=state.step, score=score)
         improves = self._best is None or score < self._best.score
         if improves:

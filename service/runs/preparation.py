@@ -17,6 +17,7 @@ from rich.console import Console
 from pipelines.components import ConfigError
 from pipelines.data.shards import Manifest
 from pipelines.storage.location import Location, join
+from service.configuration import own_recipes
 from service.configuration.config import Run, storage_root
 from service.configuration.tree import dump, flatten
 from service.runs import cluster
@@ -44,6 +45,13 @@ class Prepared:
     def name(self) -> str:
         return Location.of(self.folder).path.rpartition("/")[2]
 
+    @property
+    def resume(self) -> str:
+        """The command that goes on with the run."""
+        storage = self.run.storage
+        usual = Run.model_fields["storage"].default
+        return f"selfgan train resume={self.name}" + ("" if storage == usual else f" storage={storage}")
+
 
 @dataclass(frozen=True)
 class Started:
@@ -69,7 +77,7 @@ def started(run: Run, console: Console, began: float) -> Iterator[Started]:
         starting = pool.submit(_start_tracking, prepared)
         try:
             if not ray.is_initialized():  # An ingest may have joined it.
-                cluster.connect(run.cluster)  # Here: a local Ray dies with the thread that starts it.
+                cluster.connect(run)  # Here: a local Ray dies with the thread that starts it.
             replicas = cluster.replicas(run)
         except BaseException:
             ray.shutdown()
@@ -84,7 +92,10 @@ def started(run: Run, console: Console, began: float) -> Iterator[Started]:
     marks = ("begin", began), ("imports", imported), ("data", found), ("Ray and MLflow", time.time())
     try:
         described = {**dump(prepared.run), "name": prepared.name, "resume": None}
-        (Location.of(prepared.folder) / "run.json").write(json.dumps(described, indent=2).encode())
+        folder = Location.of(prepared.folder)
+        (folder / "run.json").write(json.dumps(described, indent=2).encode())
+        if run.recipe_file and run.resume is None:  # Whoever wants to know what was trained needs the file's comments.
+            (folder / "recipe.yaml").write(own_recipes.read(run.recipe_file).encode())
         yield Started(prepared, tracking_run, replicas, marks)
     except BaseException as error:
         status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import ray
@@ -16,8 +21,60 @@ from service.tracking.pictures import curves
 from service.tracking.tracker import TrackingError
 
 
-def finish(prepared: Prepared, tracking_run: str, result: ray.train.Result, replaced_rows: int) -> dict[str, str]:
-    """Register the model, draw the curves, and say where everything is."""
+@dataclass(frozen=True)
+class Trained:
+    """A run that has ended, and what came of it.
+
+    Attributes:
+        name: of the run.
+        folder: path or URI of its checkpoints.
+        model: ``models:/`` URI of the registered model.
+        step: of the last checkpoint.
+        best: folder of the best checkpoint, below the run's.
+        samples: the last grid of sample images; None where it is in MLflow alone.
+        curves: the losses as a picture.
+        tracking_uri, tracking_run: MLflow's server or database, and the run there.
+    """
+
+    name: str
+    folder: str
+    model: str
+    step: int
+    best: str | None
+    samples: Path | None
+    curves: Path
+    tracking_uri: str
+    tracking_run: str
+
+    def lines(self) -> Iterator[tuple[str, str]]:
+        """What a person wants to know: (title, text), with commands that work as they stand."""
+        yield "samples", str(self.samples or "in MLflow")
+        yield "curves", str(self.curves)
+        yield "model", self.model
+        kept = f", best {self.best}" if self.best else ""
+        yield "checkpoints", f"{self.folder} (last step {self.step:,}{kept})"
+        database = self.tracking_uri.startswith("sqlite")
+        ui = f"{_program('mlflow')} ui --backend-store-uri {self.tracking_uri}" if database else self.tracking_uri
+        yield "MLflow", f"{ui}   (run {self.tracking_run})"
+        yield "images", f"{_program('selfgan')} generate --model {self.model} --out grid.png{self._where()}"
+
+    def _where(self) -> str:
+        """What `generate` must be told to find the model."""
+        usual = f"sqlite:///{Path('runs/mlflow.db').resolve()}"
+        return "" if self.tracking_uri == usual else f" --tracking {self.tracking_uri}"
+
+
+def _program(name: str) -> str:
+    """How a shell in this folder calls a program that is installed with this Python."""
+    own = Path(sys.executable).with_name(name)
+    if not own.exists() or shutil.which(name) == str(own):
+        return name
+    near = os.path.relpath(own)
+    return str(own) if near.startswith("..") else near
+
+
+def finish(prepared: Prepared, tracking_run: str, result: ray.train.Result, replaced_rows: int) -> Trained:
+    """Register the model, draw the curves, and end the run in MLflow. Raises RunError where MLflow fails."""
     run, uri, folder = prepared.run, prepared.tracking_uri, local_folder(prepared.folder, tracking_run)
     assert result.checkpoint is not None
     with result.checkpoint.as_directory() as path:
@@ -29,17 +86,21 @@ def finish(prepared: Prepared, tracking_run: str, result: ray.train.Result, repl
         if history := tracking.history(uri, tracking_run):
             curves(history, folder / "curves.png")
             tracking.log_file(uri, tracking_run, folder / "curves.png")
-        tracking.finish_run(uri, tracking_run, "FINISHED", {"model": model, "data.replaced_rows": str(replaced_rows)})
+        tags = {"model": model, "data.replaced_rows": str(replaced_rows)}
+        tracking.finish_run(uri, tracking_run, "FINISHED", tags)
     except TrackingError as error:
         raise RunError(
-            f"trained, but MLflow at {uri} fails ({error}); resume={prepared.name} registers the model"
+            f"trained, but MLflow at {uri} fails ({error}); {prepared.resume} registers the model"
         ) from error
     kept = best.read(Location.of(prepared.folder))
-    ui = f"mlflow ui --backend-store-uri {uri}" if uri.startswith("sqlite") else uri
-    return {
-        "samples": str(samples[-1]) if samples else "in MLflow",
-        "curves": str(folder / "curves.png"),
-        "model": model,
-        "checkpoints": f"{prepared.folder} (last step {state.step:,}" + (f", best {kept.folder})" if kept else ")"),
-        "MLflow": f"{ui}   (run {tracking_run})",
-    }
+    return Trained(
+        name=prepared.name,
+        folder=prepared.folder,
+        model=model,
+        step=state.step,
+        best=kept.folder if kept else None,
+        samples=samples[-1] if samples else None,
+        curves=folder / "curves.png",
+        tracking_uri=uri,
+        tracking_run=tracking_run,
+    )

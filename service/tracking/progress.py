@@ -15,6 +15,9 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+#: The terms that a person looks at first, and how they are called where room is short.
+_FIRST, _SHORT = ("generator", "real", "fake"), {"generator": "G"}
+
 
 @dataclass
 class Status:
@@ -118,7 +121,7 @@ class Display:
             self._account(posted)
             if posted.step != shown and (last or time.monotonic() >= next_show):
                 shown, next_show = posted.step, time.monotonic() + seconds
-                show(line(posted, self._steps))
+                show(line(posted, self._steps, self._console.width))
 
     def _account(self, posted: Status) -> None:
         """Say once how long the first step took to come, and what for."""
@@ -131,23 +134,28 @@ class Display:
         self._console.print(f"first step after {total:.1f} s: {', '.join(parts)}", highlight=False, soft_wrap=True)
 
 
-def line(posted: Status, steps: int) -> str:
-    """One line: step, speed, losses, weights, time left."""
+def line(posted: Status, steps: int, width: int = 80) -> str:
+    """One line of at most `width` columns: step, time left, speed, losses and weights, as far as they fit."""
     metrics = posted.metrics
     parts = [f"step {posted.step:,}/{steps:,}"]
-    if "images_per_second" in metrics:
-        left = (steps - posted.step) * metrics["seconds_per_step"]
-        parts.append(f"{metrics['images_per_second']:,.0f} images/s")
-        parts.append(f"{duration(left)} left")
-    for title in ("loss", "weight"):
-        values = [
-            f"{name.rpartition('/')[2]} {value:.3f}" for name, value in metrics.items() if name.startswith(f"{title}/")
-        ]
-        if values:
-            parts.append(f"{title}: {' '.join(values)}")
     if posted.attempts > 1:
         parts.append(f"attempt {posted.attempts}")
-    return " | ".join(parts)
+    if "images_per_second" in metrics:
+        left = (steps - posted.step) * metrics["seconds_per_step"]
+        parts += [f"{duration(left)} left", f"{metrics['images_per_second']:,.0f} images/s"]
+    whole = " | ".join(parts)
+    for title in ("loss", "weight"):
+        named = {
+            name.removeprefix(f"{title}/"): value for name, value in metrics.items() if name.startswith(f"{title}/")
+        }
+        terms = [*(name for name in _FIRST if name in named), *(name for name in named if name not in _FIRST)]
+        for number, name in enumerate(terms):
+            more = f"{_SHORT.get(name, name)} {named[name]:.2f}"
+            longer = f"{whole} {more}" if number else f"{whole} | {title} {more}"
+            if len(longer) > width:
+                return whole
+            whole = longer
+    return whole
 
 
 def duration(seconds: float) -> str:

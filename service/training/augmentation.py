@@ -6,20 +6,19 @@ import functools
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor
 
+from pipelines.components import Options
 from service.replicas.global_batch import GlobalBatch
 from service.tasks import Samples
 
 
-class Augmentation(BaseModel):
+class Augmentation(Options):
     """Flips, and Pix2Pix's jitter: images are enlarged and a random part of the size before is cut out.
 
     Draws are keyed by the rows. Partners of a pair are treated alike, images of other domains each for itself.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     flip: float = Field(0.0, ge=0, le=1, description="how likely an image is mirrored, left to right")
     jitter: float = Field(

@@ -5,21 +5,20 @@ from __future__ import annotations
 import copy
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import nn
 
+from pipelines.components import Options
 from service.replicas.global_batch import GlobalBatch
 
 
-class Ema(BaseModel):
+class Ema(Options):
     """How fast the average follows.
 
     Defaults are PGGAN's, per step. With `half_life_images` and `ramp_up` the decay is StyleGAN2's: a half-life in
     images, at first no longer than that share of what has been seen. Before `start` the average is the generator
     (BigGAN: 20,000 steps and a decay of 0.9999).
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     decay: float = Field(0.999, ge=0, lt=1)
     start: int = Field(0, ge=0)

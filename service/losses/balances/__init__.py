@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from pipelines.components import Component
@@ -29,8 +30,8 @@ class Balance(Component):
 
     form: Literal["weighted", "normalised"] = "weighted"
     gradient: Literal["through", "detached"] = "through"
-    generator_share: float = 0.1
-    fake_share: float = 0.9
+    generator_share: float = Field(0.1, ge=0)
+    fake_share: float = Field(0.9, ge=0)
 
     def check(self, objective: Objective) -> None:
         """Raise ValueError, with the reason, if the objective's terms cannot be weighted so."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from pydantic import Field
 from torch import Tensor
 
 from service.losses.objectives import Objective, Scores, batch_mean
@@ -17,7 +18,7 @@ class LeastSquares(Objective):
     """
 
     critic_factor: ClassVar[float] = 0.5
-    generator_factor: float = 0.5
+    generator_factor: float = Field(0.5, gt=0)
     #: Two different targets are drawn between, for every sample.
     real_target: tuple[float, float] = (1.0, 1.0)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from pydantic import Field
 from torch import Tensor
 
 from service.losses.objectives import Objective, Scores, batch_mean
@@ -17,7 +18,7 @@ class Wasserstein(Objective):
     """
 
     non_negative: ClassVar[bool] = False
-    drift: float = 0.0
+    drift: float = Field(0.0, ge=0)
 
     def generator(self, fake: Scores, real: Scores) -> Tensor:
         return -batch_mean(fake.logits)

@@ -16,7 +16,7 @@ class KerasDCGAN(LatentNetwork):
     critic_channels: int = Field(32, ge=1)
     dropout: float = 0.25
     #: Keras' momentum of 0.8 is the share that the running statistics keep.
-    batch_norm_momentum: float = 0.8
+    batch_norm_momentum: float = Field(0.8, ge=0, lt=1)
 
     def check(self, image: ImageShape) -> None:
         if image.height % 4 or image.width % 4:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, PositiveInt
 from torch import nn
 
 from service.models.blocks import Reshape
@@ -15,8 +15,8 @@ from service.models.networks import ImageShape, LatentNetwork
 class MLP(LatentNetwork):
     """Layers of the given widths. The defaults are the notebook's."""
 
-    generator_widths: tuple[int, ...] = Field((128, 256, 512, 1024), min_length=1)
-    critic_widths: tuple[int, ...] = Field((512, 256), min_length=1)
+    generator_widths: tuple[PositiveInt, ...] = Field((128, 256, 512, 1024), min_length=1)
+    critic_widths: tuple[PositiveInt, ...] = Field((512, 256), min_length=1)
     generator_activation: Literal["leaky_relu", "relu"] = "leaky_relu"
     #: Batch norm after all but the generator's first layer; or after that one too, as in the dog report.
     batch_norm: bool = True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from pydantic import Field
+from pydantic import Field, PositiveInt
 from torch import nn
 
 from service.models.blocks import Reshape, initialise_keras
@@ -14,10 +14,10 @@ from service.models.networks import ImageShape, LatentNetwork
 class KerasMLP(LatentNetwork):
     """Dense, LeakyReLU, batch norm, in this order; the defaults are the notebook's."""
 
-    generator_widths: tuple[int, ...] = Field((256, 512, 1024), min_length=1)
-    critic_widths: tuple[int, ...] = Field((512, 256), min_length=1)
+    generator_widths: tuple[PositiveInt, ...] = Field((256, 512, 1024), min_length=1)
+    critic_widths: tuple[PositiveInt, ...] = Field((512, 256), min_length=1)
     #: Keras' momentum of 0.8 is the share that the running statistics keep.
-    batch_norm_momentum: float = 0.8
+    batch_norm_momentum: float = Field(0.8, ge=0, lt=1)
 
     def generator(self, image: ImageShape, inputs: int) -> nn.Module:
         layers: list[nn.Module] = []

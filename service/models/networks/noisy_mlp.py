@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from pydantic import Field
+from pydantic import Field, PositiveInt
 from torch import nn
 
 from service.models.blocks import Reshape
@@ -17,8 +17,8 @@ class NoisyMLP(LatentNetwork):
     """Sample i of a batch is made by generator i mod `generators`; all are judged by the same critics."""
 
     generators: int = Field(3, ge=1)
-    generator_widths: tuple[int, ...] = Field((128, 256, 512, 1024), min_length=1)
-    critic_widths: tuple[int, ...] = Field((512, 256), min_length=1)
+    generator_widths: tuple[PositiveInt, ...] = Field((128, 256, 512, 1024), min_length=1)
+    critic_widths: tuple[PositiveInt, ...] = Field((512, 256), min_length=1)
     #: Of the noise of every weight at first.
     deviation: float = Field(0.017, ge=0)
 

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor, nn
 
+from pipelines.components import Options
 from service.models.networks import ImageShape, Network
 from service.tasks import Task
 
@@ -20,15 +21,13 @@ class CriticRole(NamedTuple):
     halvings: int
 
 
-class CriticSet(BaseModel):
+class CriticSet(Options):
     """Who judges a game. The generator's loss is the mean over its critics, and each has weights of its own.
 
     Multi-scale critics are the dog report's and pix2pixHD's (Wang et al. 2018, arXiv:1711.11585): the same
     architecture at full, half and quarter size. The report's source takes the largest of 2x2 pixels, pix2pixHD the
     average of 3x3.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     count: int = Field(1, ge=1, description="critics at each scale")
     scales: int = Field(1, ge=1, description="scales, each half the size of the one before")

@@ -7,19 +7,17 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor
 
-from pipelines.components import Component
+from pipelines.components import Component, Options
 
 #: How an optimizer computes its update on the hardware at hand, which torch keeps among its options.
 _IMPLEMENTATION = ("fused", "foreach", "capturable")
 
 
-class Decay(BaseModel):
+class Decay(Options):
     """The learning rate stays until step `start`, and falls to 0 in a straight line over as many `steps`."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     start: int = Field(ge=0)
     steps: int = Field(ge=1)

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor, nn
 
-from pipelines.components import name_of
+from pipelines.components import Options, name_of
 from service.losses.objectives import Objective
 from service.tasks import Samples, View
 from service.training.context import TrainingContext
@@ -28,10 +28,8 @@ from service.training.health.divergence import Divergence
 from service.training.schemes import Read, Scheme, Stepper
 
 
-class MoreAtFirst(BaseModel):
+class MoreAtFirst(Options):
     """More critic steps while the critic is new: WGAN's author takes 100 in the first 25 steps and each 500th."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     critic_steps: int = Field(100, ge=1)
     steps: int = Field(25, ge=0)
@@ -53,7 +51,7 @@ class Alternating(Scheme):
 
     order: Literal["generator_first", "critic_first", "simultaneous"] = "generator_first"
     #: What the sum of the critic's two losses is multiplied by [default: what the objective's author does].
-    critic_factor: float | None = None
+    critic_factor: float | None = Field(None, gt=0)
     #: Updates of the critics for each of the generator, each on a batch of its own; with critic_first.
     critic_steps: int = Field(1, ge=1)
     more_at_first: MoreAtFirst | None = None
