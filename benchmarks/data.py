@@ -32,7 +32,7 @@ from pipelines.data.sources.lsun import Lsun
 from pipelines.loading.shuffle_windows import least_bytes
 from pipelines.storage.location import Location
 from service.configuration.recipe import load
-from service.runs.cluster import connect
+from service.runs.driver.cluster import connect
 from tests.conftest import free_port
 from tests.data.s3_servers import BUCKET, environment, rclone
 

@@ -12,8 +12,8 @@ from pipelines.loading.loader import open_loader
 from pipelines.storage.location import Location
 from service.configuration.recipe import load
 from service.replicas.accelerators.torch_distributed import TorchDistributed
-from service.runs.datasets import prepare_all
-from service.runs.replica import Replica
+from service.runs.driver.datasets import prepare_all
+from service.runs.on_replica.replica import Replica
 
 
 @contextmanager

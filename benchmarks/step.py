@@ -18,11 +18,11 @@ from torch import Tensor
 from benchmarks.loops import authors_loop, bare_loop
 from service.configuration.recipe import load
 from service.models.pixels import to_model
-from service.runs.launch import fit
-from service.runs.loop import train
-from service.runs.outputs import Job, RayOutputs
-from service.runs.preparation import started
-from service.runs.worker import set_up
+from service.runs.driver.launch import fit
+from service.runs.driver.preparation import started
+from service.runs.on_replica.loop import train
+from service.runs.on_replica.outputs import Job, RayOutputs
+from service.runs.on_replica.worker import set_up
 from service.tracking.progress import new_status
 
 BLOCK, BLOCKS = 10, 14

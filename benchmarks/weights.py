@@ -18,8 +18,8 @@ from pipelines.storage.location import Location
 from service.configuration.recipe import load
 from service.replicas.accelerators.torch_distributed import TorchDistributed
 from service.replicas.global_batch import GlobalBatch
-from service.runs import replica as replica_module
-from service.runs.replica import Replica
+from service.runs.on_replica import replica as replica_module
+from service.runs.on_replica.replica import Replica
 from tests.processes import run_replicas
 
 BLOCK, BLOCKS = 5, 12

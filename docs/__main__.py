@@ -10,7 +10,8 @@ from pathlib import Path
 from docs.seed_table import table
 from pipelines.components import Component, name_of, names
 from service.configuration.config import Run
-from service.configuration.recipe import load, recipes
+from service.configuration.recipe import load
+from service.configuration.recipe_texts import recipes
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "systems.md"

@@ -20,8 +20,8 @@ from benchmarks.compare import EXAMPLES_SEED
 from benchmarks.digit_features import IMAGES, DigitDistance
 from benchmarks.in_process import opened
 from docs.gallery_entries import ENTRIES, INTRODUCTION, Entry
-from service.configuration.recipe import recipes
-from service.runs.loop import SAMPLE_SEED
+from service.configuration.recipe_texts import recipes
+from service.runs.on_replica.loop import SAMPLE_SEED
 from service.tracking.pictures import grid
 
 FOLDER = Path(__file__).resolve().parent / "gallery"

@@ -57,7 +57,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
 
 def _ingest(arguments: argparse.Namespace) -> int:
     from service.configuration.recipe import load
-    from service.runs.datasets import folder_of, write
+    from service.runs.driver.datasets import folder_of, write
     from service.tracking.progress import console
 
     run = load(arguments.recipe, arguments.overrides)

@@ -11,14 +11,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from service.api import load, open_checkpoint, open_generator, train
+    from service.interface.python import load, open_checkpoint, open_generator, train
 
 __all__ = ["load", "open_checkpoint", "open_generator", "train"]
 
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        from service import api
+        from service.interface import python as api
 
         return getattr(api, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python service/tra
         refuse_flags(unknown, given)
         run = load(recipe, words)
         if chosen.help:
-            from service.cli.help import train_help
+            from service.interface.help import train_help
 
             print(train_help(run, prog))
             return ExitCode.DONE
@@ -53,8 +53,8 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python service/tra
             print(yaml.safe_dump(dump(run), sort_keys=False), end="")
             return ExitCode.DONE
         from pipelines.evaluate import during_training
-        from service.runs.launch import launch
-        from service.runs.preparation import RunError
+        from service.runs.driver.launch import launch
+        from service.runs.driver.preparation import RunError
         from service.tracking.progress import console
 
         try:

@@ -22,7 +22,7 @@ from pipelines.quality.figures import Figures
 from service.artifacts import registry
 from service.configuration.overrides import refuse_flags
 from service.configuration.recipe import load
-from service.runs import cluster
+from service.runs.driver import cluster
 from service.tracking.tracker import TrackingError
 
 

@@ -12,7 +12,7 @@ from pipelines.evaluate.evaluation import evaluate, protocol
 from service.artifacts import checkpoints, registry
 from service.configuration.reading import from_tree
 from service.generator import Generator
-from service.runs.outputs import Job
+from service.runs.on_replica.outputs import Job
 from service.tracking import tracker as tracking
 
 

@@ -36,7 +36,7 @@ from service.models.networks import ImageShape
 from service.models.pixels import to_model
 from service.replicas.collectives import OneReplica
 from service.replicas.global_batch import GlobalBatch
-from service.runs.datasets import prepare_all
+from service.runs.driver.datasets import prepare_all
 from service.tasks import Samples
 
 W = TypeVar("W")

@@ -24,8 +24,8 @@ from pipelines.retrain.report import Outcome, write_report
 from pipelines.storage.location import Location, join
 from service.artifacts import registry
 from service.configuration.config import Run, storage_root
-from service.runs import cluster, datasets
-from service.runs.launch import launch
+from service.runs.driver import cluster, datasets
+from service.runs.driver.launch import launch
 
 _BEGAN = time.time()
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from service.configuration.config import Run
-from service.configuration.recipe import recipes
+from service.configuration.recipe_texts import recipes
 from service.generator import Generator
 from service.tracking.pictures import grid
 

@@ -4,39 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from importlib import resources
 from typing import Any
 
-from pipelines.components import ConfigError, nearest
+from pipelines.components import ConfigError
 from pipelines.storage.location import Location
 from service.configuration import own_recipes
 from service.configuration.compatibility import check
 from service.configuration.config import EXECUTION_KEYS, Run, storage_root
 from service.configuration.overrides import apply, merge, parse
 from service.configuration.reading import from_tree
+from service.configuration.recipe_texts import DEFAULT_RECIPE, text_of
 from service.configuration.tree import dump, flatten
-
-DEFAULT_RECIPE = "digits"
-_FOLDER = resources.files("service") / "recipes"
-
-
-def recipes() -> dict[str, str]:
-    """The name of every recipe of the project, and its first comment line."""
-    files = sorted((file for file in _FOLDER.iterdir() if file.name.endswith(".yaml")), key=lambda file: file.name)
-    return {file.name.removesuffix(".yaml"): file.read_text().splitlines()[0].lstrip("# ") for file in files}
-
-
-def text_of(recipe: str) -> str:
-    """What a recipe's file says. Raises ConfigError if there is none."""
-    if own_recipes.is_file(recipe):
-        return own_recipes.read(recipe)
-    known = recipes()
-    if recipe not in known:
-        raise ConfigError(
-            f"recipe: there is no {recipe!r}; {nearest(recipe, known)} (selfgan recipes lists them; a file of your own "
-            "ends in .yaml)"
-        )
-    return (_FOLDER / f"{recipe}.yaml").read_text()
 
 
 def load(recipe: str | None = None, overrides: Sequence[str] = ()) -> Run:

@@ -12,7 +12,7 @@ import pytest
 
 from pipelines.rayjob.launches import QUEUE_LABEL
 from service.configuration.recipe import load
-from service.runs.cluster import replicas
+from service.runs.driver.cluster import replicas
 from tests.conftest import ROOT
 from tests.deployment import kubernetes_rules, kubernetes_schemas
 from tests.deployment.kubectl import NoKubectlError, build, kubectl

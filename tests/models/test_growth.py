@@ -13,7 +13,7 @@ from service.models.growth import GrowingModule, begins, faded, grow, size_and_f
 from service.models.networks import ImageShape
 from service.models.networks.pggan import PGGAN
 from service.replicas.accelerators.torch_distributed import TorchDistributed
-from service.runs.replica import Replica
+from service.runs.on_replica.replica import Replica
 
 IMAGE = ImageShape(1, 16, 16)
 NETWORK = PGGAN(latent_dim=8, channels=32, most_channels=8, stable_images=40, fade_images=80)

@@ -16,7 +16,7 @@ from service.artifacts import checkpoints
 from service.configuration.config import Run
 from service.configuration.recipe import load
 from service.replicas.accelerators.torch_distributed import TorchDistributed
-from service.runs.replica import Replica
+from service.runs.on_replica.replica import Replica
 from tests.processes import run_replicas
 
 STEPS, OTHER_STEPS = 50, 20

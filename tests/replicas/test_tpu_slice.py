@@ -15,7 +15,7 @@ from ray.cluster_utils import Cluster
 from pipelines.components import ConfigError
 from service.replicas.accelerators import AcceleratorError
 from service.replicas.accelerators.xla_pod import Slice, find_slice
-from service.runs import worker
+from service.runs.on_replica import worker
 from service.tracking.progress import StatusActor
 from tests.conftest import RAY_ENVIRONMENT, train
 

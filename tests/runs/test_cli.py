@@ -9,9 +9,10 @@ from pipelines.components import ConfigError
 from pipelines.storage.location import join
 from service.configuration.config import storage_root
 from service.configuration.reading import from_tree
-from service.configuration.recipe import load, recipes
+from service.configuration.recipe import load
+from service.configuration.recipe_texts import recipes
 from service.configuration.tree import dump
-from service.runs.cluster import even_share, places
+from service.runs.driver.cluster import even_share, places
 from tests.conftest import free_port, train
 
 

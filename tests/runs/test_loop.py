@@ -10,8 +10,8 @@ from pipelines.storage.location import Location
 from service.artifacts.checkpoints import State
 from service.configuration.recipe import load
 from service.replicas.accelerators.torch_distributed import TorchDistributed
-from service.runs.loop import train
-from service.runs.replica import Replica
+from service.runs.on_replica.loop import train
+from service.runs.on_replica.replica import Replica
 
 
 class Accelerator(TorchDistributed):

@@ -52,7 +52,8 @@ def test_a_run_goes_on(before: Path, ray_cluster: tuple[str, str]) -> None:
     words = ["resume=before", f"storage={before}", "steps=6"]
     code, _, err = train(*words, address=ray_cluster[0])
     assert code == 0, err
-    logged = [json.loads(line)["step"] for line in (before / "before" / "metrics.jsonl").read_text().splitlines()]
+    entries = map(json.loads, (before / "before" / "metrics.jsonl").read_text().splitlines())
+    logged = [entry["step"] for entry in entries if "metrics" in entry]
     assert min(logged) > 4, "it began anew"
     state = open_checkpoint(str(before / "before"))
     assert state.step == 6
@@ -74,7 +75,7 @@ def test_a_registered_model_runs_its_own_sources_where_the_service_is_not_loaded
 
 
 def test_a_registered_model_runs_in_a_process_of_this_version(before: Path) -> None:
-    code = "import service.runs.replica\n" + USED.replace('"code/sources.zip" in', f'"{ROOT}" in')
+    code = "import service.runs.on_replica.replica\n" + USED.replace('"code/sources.zip" in', f'"{ROOT}" in')
     command = [sys.executable, "-c", code, str(before / "model")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

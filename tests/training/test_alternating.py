@@ -10,7 +10,7 @@ from service.configuration.recipe import load
 from service.losses.objectives.relativistic import Relativistic
 from service.losses.objectives.wgan import Wasserstein
 from service.replicas.accelerators.torch_distributed import TorchDistributed
-from service.runs.replica import Replica
+from service.runs.on_replica.replica import Replica
 from service.training.context import TrainingContext
 from service.training.schemes.alternating import Alternating, AlternatingStepper
 from tests.training.test_step import IMAGE, NETWORK, SIZE, bce, images, networks, parts_of, samples

@@ -15,7 +15,7 @@ from pipelines.loading.loader import open_loader
 from pipelines.storage.location import Location
 from service.configuration.recipe import load
 from service.replicas.accelerators.torch_distributed import TorchDistributed
-from service.runs.replica import Replica
+from service.runs.on_replica.replica import Replica
 from tests.made_data import pairs
 
 TASKS = {

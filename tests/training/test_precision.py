@@ -13,7 +13,7 @@ from service.configuration.config import Run
 from service.configuration.recipe import load
 from service.replicas.accelerators.torch_distributed import TorchDistributed
 from service.replicas.global_layers import GlobalBatchNorm
-from service.runs.replica import Replica
+from service.runs.on_replica.replica import Replica
 from service.training import optimizers
 from service.training.precision.bfloat16 import in_bfloat16
 from tests.processes import run_replicas

@@ -10,9 +10,10 @@ from pipelines.data.ingest import ingest
 from pipelines.loading.loader import open_loader
 from pipelines.storage.location import Location
 from service.configuration.config import Run
-from service.configuration.recipe import load, recipes
+from service.configuration.recipe import load
+from service.configuration.recipe_texts import recipes
 from service.replicas.accelerators.torch_distributed import TorchDistributed
-from service.runs.replica import Replica
+from service.runs.on_replica.replica import Replica
 from service.training.optimizers.adam import Adam
 from tests.conftest import ROOT
 from tests.made_data import FewKinds, pairs

@@ -22,7 +22,7 @@ from service.models.networks.unet import UNet
 from service.replicas.accelerators.torch_distributed import TorchDistributed
 from service.replicas.collectives import OneReplica
 from service.replicas.global_batch import GlobalBatch
-from service.runs.replica import Replica
+from service.runs.on_replica.replica import Replica
 from service.tasks import Samples, Task, View
 from service.tasks.info import Info
 from service.tasks.info_cycle import InfoCycle

@@ -33,7 +33,7 @@ from service.artifacts import checkpoints
 from service.configuration.recipe import load
 from service.replicas.accelerators.torch_distributed import TorchDistributed
 from service.replicas.accelerators.xla import Xla
-from service.runs.replica import Replica
+from service.runs.on_replica.replica import Replica
 from tests.training.test_recipes import made_up_for
 from tests.xla.pod import Pod
 

@@ -19,8 +19,8 @@ from service.replicas.accelerators import Accelerator, AcceleratorError
 from service.replicas.accelerators.torch_distributed import TorchDistributed
 from service.replicas.accelerators.xla import Xla, _pod, hosts_in_a_row, wiring
 from service.replicas.global_layers import GlobalBatchNorm
-from service.runs.loop import train
-from service.runs.replica import Replica
+from service.runs.on_replica.loop import train
+from service.runs.on_replica.replica import Replica
 from tests.processes import run_replicas
 from tests.training.test_combinations import TASKS, data
 from tests.xla.conftest import CHIPS

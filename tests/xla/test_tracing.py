@@ -11,11 +11,12 @@ from pipelines.components import ConfigError, name_of
 from pipelines.loading.loader import open_loader
 from pipelines.storage.location import Location
 from service.configuration.config import Run
-from service.configuration.recipe import load, recipes
+from service.configuration.recipe import load
+from service.configuration.recipe_texts import recipes
 from service.replicas.accelerators import Accelerator
 from service.replicas.accelerators.torch_distributed import TorchDistributed
 from service.replicas.accelerators.xla import Xla
-from service.runs.replica import Replica
+from service.runs.on_replica.replica import Replica
 from tests.training.test_combinations import OBJECTIVES, SCHEMES, TASKS, TRANSLATIONS, data
 from tests.training.test_recipes import with_small_data
 

@@ -12,7 +12,6 @@ from typing import Annotated, Literal
 import torch
 from pydantic import BeforeValidator, SerializeAsAny
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from pipelines.components import name_of, resolve
 from service.losses.balances import TERMS, Balance
@@ -20,17 +19,17 @@ from service.losses.balances.loss import LossBalance
 from service.losses.objectives import Objective, Scores
 from service.tasks import Samples, View
 from service.training.context import TrainingContext
+from service.training.critics.joint_passes import two_passes, with_frozen_critic
 from service.training.critics.passes import (
     GENERATED,
     PENALISED,
-    SHOWN_REAL,
     CriticOutputs,
     gather_scores,
     mean_terms,
     run_critic,
 )
 from service.training.critics.penalties import penalties
-from service.training.critics.shared_pass import looks_at_the_batch, scaled, twice
+from service.training.critics.shared_pass import looks_at_the_batch
 from service.training.health.divergence import Divergence
 from service.training.schemes import Read, Scheme, Stepper
 
@@ -199,34 +198,11 @@ class _JointLoss(nn.Module):
         return losses, balance.weights(losses, lambda: _validities(objective, scores))
 
     def _outputs(self, critic: nn.Module, views: tuple[View, ...], rows: tuple[Tensor, ...]) -> CriticOutputs:
-        """The critic's three passes, as one call."""
-        batch = self.context.batch
+        """What the critic says of generated, real and previous images."""
         if self.scheme.generator_trains_critic:
-            return run_critic(critic, views, rows, batch, GENERATED)
-        if self.scheme.passes == "two":
-            return self._outputs_of_two(critic, views, rows)
-        frozen = {name: parameter.detach() for name, parameter in critic.named_parameters()}
-
-        def held(*inputs: Tensor) -> Tensor:
-            logits: Tensor = functional_call(critic, frozen, inputs)
-            return logits
-
-        on_fake = run_critic(held, views[:1], rows[:1], batch, GENERATED)
-        others = run_critic(critic, views[1:], rows[1:], batch, SHOWN_REAL)
-        outputs, kinds = torch.cat([on_fake.outputs, others.outputs]), torch.cat([on_fake.kinds, others.kinds])
-        return CriticOutputs(outputs, kinds, rows, GENERATED)
-
-    def _outputs_of_two(self, critic: nn.Module, views: tuple[View, ...], rows: tuple[Tensor, ...]) -> CriticOutputs:
-        """As three passes would have it, of which the first and the last are of the same images."""
-        fake, real, _ = views
-        ratio: list[Tensor] = []
-        shown = fake._replace(images=scaled(fake.images, ratio))
-        both = run_critic(critic, (shown, real), rows[:2], self.context.batch, GENERATED)
-        sizes = [len(part) for part in rows[:2]]
-        (on_fake, on_real), (kinds, kinds_of_real) = both.outputs.split(sizes), both.kinds.split(sizes)
-        of_generator, of_critic = twice(on_fake, ratio)
-        outputs = torch.cat([of_generator, on_real, of_critic])
-        return CriticOutputs(outputs, torch.cat([kinds, kinds_of_real, kinds]), rows, GENERATED)
+            return run_critic(critic, views, rows, self.context.batch, GENERATED)
+        look = two_passes if self.scheme.passes == "two" else with_frozen_critic
+        return look(critic, views, rows, self.context.batch)
 
     def _head_terms(self, outputs: list[CriticOutputs], draw: Mapping[str, Tensor], real: Samples) -> list[Tensor]:
         heads = self.context.task.heads

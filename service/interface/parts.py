@@ -15,7 +15,7 @@ from pipelines.components import Component, ConfigError, find, names, nearest
 from pipelines.data.sources import Source
 from pipelines.exit_codes import ExitCode
 from pipelines.quality.features import FeatureNetwork
-from service.cli.columns import entry, paragraph
+from service.interface.columns import entry, paragraph
 from service.losses.balances import Balance
 from service.losses.objectives import Objective
 from service.losses.regularizers import Regularizer

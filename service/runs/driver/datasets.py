@@ -22,7 +22,7 @@ from pipelines.loading.blocks import Blocks
 from pipelines.loading.shuffle_windows import least_bytes
 from pipelines.storage.location import Location, join
 from service.configuration.config import DataSet, Run, storage_root
-from service.runs.cluster import connect
+from service.runs.driver.cluster import connect
 from service.tracking.progress import duration
 
 #: So little is done here before a cluster would have started.

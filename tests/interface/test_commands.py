@@ -9,12 +9,12 @@ import pytest
 
 from pipelines.components import names
 from pipelines.exit_codes import ExitCode
-from service.cli.main import main
-from service.cli.parts import FAMILIES
-from service.configuration.recipe import recipes
+from service.configuration.recipe_texts import recipes
+from service.interface.command import main
+from service.interface.parts import FAMILIES
 from tests.conftest import ROOT
 
-SELFGAN = [sys.executable, "-c", "from service.cli.main import run; run()"]
+SELFGAN = [sys.executable, "-c", "from service.interface.command import run; run()"]
 COMMANDS = ["train", "generate", "recipes", "parts", "ingest", "inspect", "verify", "evaluate", "promote", "retrain"]
 
 

@@ -17,11 +17,11 @@ from rich.console import Console
 from pipelines.storage.location import Location
 from service.configuration.config import Run, storage_root
 from service.configuration.tree import dump
-from service.runs.cluster import Replicas
-from service.runs.outputs import Job
-from service.runs.preparation import Prepared, RunError, Started, started
-from service.runs.summary import Trained, finish
-from service.runs.worker import replica_main
+from service.runs.driver.cluster import Replicas
+from service.runs.driver.preparation import Prepared, RunError, Started, started
+from service.runs.driver.summary import Trained, finish
+from service.runs.on_replica.outputs import Job
+from service.runs.on_replica.worker import replica_main
 from service.tracking.progress import Display, duration, new_status
 
 Validation = Callable[[Job], ray.train.ValidationConfig]

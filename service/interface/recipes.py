@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 from pipelines.components import ConfigError
 from pipelines.exit_codes import ExitCode
-from service.cli.columns import entry
-from service.configuration.recipe import DEFAULT_RECIPE, recipes, text_of
+from service.configuration.recipe_texts import DEFAULT_RECIPE, recipes, text_of
+from service.interface.columns import entry
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "selfgan recipes") -> int:

@@ -17,8 +17,8 @@ from service.configuration.config import Run, storage_root
 from service.configuration.reading import from_tree
 from service.configuration.recipe import load as load
 from service.generator import Generator
-from service.runs.launch import launch
-from service.runs.summary import Trained
+from service.runs.driver.launch import launch
+from service.runs.driver.summary import Trained
 
 
 def train(run: Run, console: Console | None = None) -> Trained:

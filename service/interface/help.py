@@ -8,9 +8,9 @@ from typing import Any
 from pydantic import BaseModel, ByteSize
 
 from pipelines.components import Component, Options, name_of
-from service.cli.columns import entry, paragraph
-from service.cli.parts import value_of
 from service.configuration.config import Run
+from service.interface.columns import entry, paragraph
+from service.interface.parts import value_of
 
 _HELP = """\
 usage: {prog} [RECIPE] [KEY=VALUE ...] [--dry-run] [--help]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from service.configuration.config import Run
 from service.replicas.accelerators import Accelerator
-from service.runs.metric_log import MetricLog, Outputs
-from service.runs.replica import Replica
+from service.runs.on_replica.metric_log import MetricLog, Outputs
+from service.runs.on_replica.replica import Replica
 from service.training.health.divergence import Diverged
 from service.training.health.score import sliced_wasserstein
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from service.artifacts.checkpoints import State
 from service.configuration.config import Run
 from service.replicas.accelerators import Accelerator, Pending
-from service.runs.replica import Replica
+from service.runs.on_replica.replica import Replica
 from service.training.health.divergence import Diverged, first_divergence
 from service.training.health.warnings import Monitor
 

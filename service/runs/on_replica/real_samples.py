@@ -3,16 +3,51 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
+import torch
 from torch import Tensor
 
-from pipelines.loading.loader import Loader, LocalBatch
+from pipelines.loading.disk_cache import DiskCache
+from pipelines.loading.loader import Loader, LocalBatch, Reading, open_loader
+from pipelines.storage.location import Location
 from service.configuration.config import Run
 from service.models.growth import faded
 from service.models.pixels import to_model
 from service.replicas.accelerators import Accelerator
 from service.replicas.global_batch import GlobalBatch
 from service.tasks import Samples
+
+
+def open_loaders(run: Run, accelerator: Accelerator, tell: Callable[[str, int], None]) -> list[Loader]:
+    """This replica's loaders, one for each data set of the run, which the driver has found.
+
+    Args:
+        tell: hears what cannot be read, and how many rows are replaced for it.
+    """
+    options = run.loader
+    reading = Reading(
+        memory_bytes=options.memory_bytes // run.task.data_sets,
+        decode_threads=options.decode_threads or torch.get_num_threads(),
+        pinned=accelerator.device.type == "cuda",
+        damaged=run.data.damaged,
+        tell=tell,
+    )
+    cache = DiskCache(Path(options.cache).expanduser(), options.cache_bytes) if options.cache else None
+    return [
+        open_loader(
+            Location.of(data.shards or ""),
+            run.data.transform,
+            run.batch.size,
+            run.order_seed(number),
+            accelerator.reads_as,
+            accelerator.world_size,
+            version=data.version,
+            cache=cache,
+            reading=reading,
+        )
+        for number, data in enumerate([run.data, *run.data.domains])
+    ]
 
 
 class RealSamples:

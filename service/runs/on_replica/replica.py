@@ -17,13 +17,14 @@ from service.models.growth import begins, grow
 from service.models.pixels import to_image
 from service.replicas.accelerators import Accelerator
 from service.replicas.global_batch import GlobalBatch
-from service.runs.continuing import Continuing
-from service.runs.networks import evaluating, new_networks
-from service.runs.real_samples import RealSamples
+from service.runs.on_replica.continuing import Continuing
+from service.runs.on_replica.networks import evaluating, new_networks
+from service.runs.on_replica.real_samples import RealSamples
 from service.training.context import TrainingContext
 from service.training.critics.image_pool import Pools
 from service.training.ema import Average
 from service.training.health.divergence import Diverged
+from service.training.health.diversity import diversity
 
 #: Images that are generated in one call, for people to look at.
 _AT_ONCE = 64
@@ -88,12 +89,8 @@ class Replica:
         return metrics
 
     def diversity(self) -> Tensor:
-        """How much the last step's images differ among themselves, as a share of how much the real ones do.
-
-        The mean over pixels of the standard deviation over the global batch, 0-dimensional.
-        """
-        real = self._run.task.target(self._real.opened)
-        return self._spread(self._stepper.fakes) / self._spread(real).clamp_min(1e-6)
+        """How much the last step's images differ among themselves, against how much the real ones do."""
+        return diversity(self._stepper.fakes, self._run.task.target(self._real.opened), self._batch)
 
     def first_bad_steps(self) -> dict[str, Tensor]:
         """By term, the first step at which its loss was not finite, or -1; on the device."""
@@ -174,9 +171,3 @@ class Replica:
         if begins(now, before):
             for optimizer in self._stepper.optimizers.values():
                 optimizer.state.clear()
-
-    def _spread(self, images: Tensor) -> Tensor:
-        pixels = images.flatten(1)
-        means = self._batch.group_means(torch.cat([pixels, pixels.square()], 1))
-        first, second = means.mean(0).chunk(2)
-        return (second - first.square()).clamp_min(0).sqrt().mean()

@@ -21,7 +21,7 @@ from service.configuration.own_recipes import modules_beside
 if TYPE_CHECKING:
     from service.replicas.accelerators.xla_pod import XlaConfig
 
-_ROOT = Path(__file__).resolve().parents[2]
+_ROOT = Path(__file__).resolve().parents[3]
 _KNOCK_SECONDS = 5.0
 #: The tracker tries again by itself, and keeps count of the time.
 _WORKER_ENVIRONMENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "15"}

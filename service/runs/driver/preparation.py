@@ -20,9 +20,9 @@ from pipelines.storage.location import Location, join
 from service.configuration import own_recipes
 from service.configuration.config import Run, storage_root
 from service.configuration.tree import dump, flatten
-from service.runs import cluster
-from service.runs.cluster import Replicas
-from service.runs.datasets import pinned, prepare_all
+from service.runs.driver import cluster
+from service.runs.driver.cluster import Replicas
+from service.runs.driver.datasets import pinned, prepare_all
 from service.tracking import tracker as tracking
 from service.tracking.tracker import TrackingError
 

@@ -14,8 +14,8 @@ import ray.train
 
 from pipelines.storage.location import Location
 from service.artifacts import best, checkpoints, registry
-from service.runs.outputs import local_folder
-from service.runs.preparation import Prepared, RunError
+from service.runs.driver.preparation import Prepared, RunError
+from service.runs.on_replica.outputs import local_folder
 from service.tracking import tracker as tracking
 from service.tracking.pictures import curves
 from service.tracking.tracker import TrackingError

@@ -38,8 +38,8 @@ usage: selfgan COMMAND [ARGUMENT ...]      selfgan COMMAND --help
 _MODULES = {
     "train": "service.train",
     "generate": "service.generate",
-    "recipes": "service.cli.recipes",
-    "parts": "service.cli.parts",
+    "recipes": "service.interface.recipes",
+    "parts": "service.interface.parts",
     "ingest": "pipelines.__main__",
     "inspect": "pipelines.__main__",
     "verify": "pipelines.__main__",

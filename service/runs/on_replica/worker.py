@@ -13,17 +13,16 @@ import ray.train.torch
 import torch
 
 from pipelines.data.shards import DamagedShardError
-from pipelines.loading.disk_cache import DiskCache
-from pipelines.loading.loader import Loader, Reading, open_loader
 from pipelines.storage.location import Location
 from service.artifacts import checkpoints
 from service.configuration.config import Run
 from service.configuration.reading import from_tree
 from service.replicas.accelerators import Accelerator, AcceleratorError
 from service.replicas.accelerators.torch_distributed import TorchDistributed
-from service.runs.loop import train
-from service.runs.outputs import Job, RayOutputs
-from service.runs.replica import Replica
+from service.runs.on_replica.loop import train
+from service.runs.on_replica.outputs import Job, RayOutputs
+from service.runs.on_replica.real_samples import open_loaders
+from service.runs.on_replica.replica import Replica
 from service.training.health.divergence import Diverged
 
 
@@ -63,43 +62,18 @@ def set_up(job: Job) -> tuple[Run, Accelerator, Replica]:
     if job.accelerator != "cuda":  # Ray says by this variable how many of the machine's CPUs are this replica's.
         torch.set_num_threads(max(1, int(os.environ.get("OMP_NUM_THREADS", "1"))))
     accelerator = _accelerator(job)
-    count = run.task.data_sets
-    return run, accelerator, Replica(run, accelerator, *(_loader(run, at, job, accelerator) for at in range(count)))
+    loaders = open_loaders(run, accelerator, lambda what, rows: job.status.replace.remote(what, rows))
+    return run, accelerator, Replica(run, accelerator, *loaders)
 
 
 def _accelerator(job: Job) -> Accelerator:
     if job.accelerator != "xla":
         return TorchDistributed(ray.train.torch.get_device())
-    from service.replicas.accelerators.xla import (
-        Xla,  # Only a TPU's host has torch_xla, and PJRT's client is known by now.
-    )
+    # Only a TPU's host has torch_xla, and PJRT's client is known by now.
+    from service.replicas.accelerators.xla import Xla
 
     context = ray.train.get_context()
     return Xla(context.get_world_rank(), context.get_world_size())
-
-
-def _loader(run: Run, domain: int, job: Job, accelerator: Accelerator) -> Loader:
-    """The loader of one of the run's data sets."""
-    data = [run.data, *run.data.domains][domain]
-    assert data.shards is not None  # The driver has found them.
-    options = run.loader
-    return open_loader(
-        Location.of(data.shards),
-        run.data.transform,
-        run.batch.size,
-        run.order_seed(domain),
-        accelerator.reads_as,
-        accelerator.world_size,
-        version=data.version,
-        cache=DiskCache(Path(options.cache).expanduser(), options.cache_bytes) if options.cache else None,
-        reading=Reading(
-            memory_bytes=options.memory_bytes // run.task.data_sets,
-            decode_threads=options.decode_threads or torch.get_num_threads(),
-            pinned=accelerator.device.type == "cuda",
-            damaged=run.data.damaged,
-            tell=lambda what, rows: job.status.replace.remote(what, rows),
-        ),
-    )
 
 
 def _restore(run: Run, replica: Replica) -> int:
