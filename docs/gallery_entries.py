@@ -6,17 +6,19 @@ from typing import NamedTuple
 
 INTRODUCTION = """# Gallery
 
-Written by `python -m docs.gallery`. Each picture has the sample grid of the same inputs at two times, from a run on
-one CPU core; the command under it trains the same run through the service, with MLflow. `python -m docs.gallery NAME`
-trains an entry as it is here, and measures it. DCGANs have narrow generators (`network.generator_channels=32`) and
-rooms 32 or 64 pixels, so that two cores are enough; nothing is tuned. Digits are those of MNIST's files; rooms are
-LSUN's, of which `python -m docs.gallery_data` makes pairs (with edges) and classes. CPU seconds are
-those of the steps alone.
+Sample grids of the recipes, at sizes that one CPU core trains in minutes. Nothing is tuned. Each picture shows grids
+from the same inputs at two points of a run. The command below a picture trains the same run through the service, with
+MLflow.
 
-The classifier-FID is the Fréchet distance of 10,000 generated images to MNIST's test images, in the 128 features of
-a classifier that `benchmarks/digit_features.py` trains (99.1 % of the test images right): real training images have
-2.1 at 28x28 and 1.5 at 32x32, noise has 556. *Diversity* is how much generated images differ among themselves, as a
-share of how much real ones do.
+`python -m docs.gallery` writes this page. `python -m docs.gallery NAME` trains an entry again and measures it, on one
+CPU core. To keep runs small enough for two cores, DCGANs have narrow generators (`network.generator_channels=32`),
+and rooms have 32 or 64 pixels. Digits come from MNIST's files, and rooms from LSUN; `python -m docs.gallery_data`
+makes pairs (with edges) and classes from the rooms. CPU seconds count the training steps only.
+
+The *classifier-FID* is the Fréchet distance between 10,000 generated images and MNIST's test images; lower is better.
+It uses the 128 features of a classifier that `benchmarks/digit_features.py` trains (99.1 % accuracy on the test
+images). Real training images score 2.1 at 28x28 and 1.5 at 32x32; noise scores 556. *Diversity* is how much generated
+images differ from one another, as a fraction of how much real images do.
 """
 
 

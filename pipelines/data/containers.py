@@ -48,7 +48,7 @@ def in_folder(folder: Location) -> list[Entry]:
     """The files of a folder tree, less hidden ones. Raises ConfigError if there is none."""
     found = [file for file in folder.files(recursive=True) if not _is_hidden(file.name)]
     if not found:
-        raise ConfigError(f"data.source.uri: {folder} does not exist, or is empty; name your copy")
+        raise ConfigError(f"data.source.uri: {folder} does not exist or is empty; set it to your copy of the data")
     return [Entry(file.name, file.name, 0, file.size, FILE) for file in found]
 
 
@@ -80,7 +80,7 @@ def in_lmdb(location: Location) -> Iterator[Entry]:
             for entry in entries(opened, base, threads_for(file)):
                 yield Entry(entry.key.decode("ascii", "backslashreplace"), name, *entry.span, RANGE)
     except NotLmdbError as error:
-        raise ConfigError(f"data.source.uri: {file} is no LMDB that can be read: {error}") from error
+        raise ConfigError(f"data.source.uri: {file} cannot be read as an LMDB: {error}") from error
 
 
 def is_zip(location: Location) -> bool:
@@ -141,11 +141,11 @@ def _members(archive: Location, file: pa.NativeFile, start: int, size: int, pref
 
 def _check_readable(archive: Location, name: str, info: zipfile.ZipInfo) -> None:
     if info.flag_bits & 0x1:
-        raise ConfigError(f"data.source.uri: {name} in {archive} is encrypted; unpack it, and name the folder")
+        raise ConfigError(f"data.source.uri: {name} in {archive} is encrypted; unpack it and use the folder")
     if info.compress_type not in _PACKINGS:
         raise ConfigError(
-            f"data.source.uri: {name} in {archive} is compressed by method {info.compress_type}, "
-            "not stored or deflated; unpack it, and name the folder"
+            f"data.source.uri: {name} in {archive} is compressed with method {info.compress_type}; "
+            "only stored and deflated members can be read; unpack it and use the folder"
         )
 
 
@@ -164,8 +164,8 @@ def _content_offset(file: pa.NativeFile, header: int) -> int:
 
 def _must_unpack(archive: Location, info: zipfile.ZipInfo) -> str:
     return (
-        f"data.source.uri: {info.filename} is compressed inside {archive}, and cannot be read where it lies; "
-        f"unzip it (it needs {info.file_size / 1e9:.1f} GB of disk), and name what comes out"
+        f"data.source.uri: {info.filename} is compressed inside {archive} and cannot be read in place; "
+        f"unzip it (it needs {info.file_size / 1e9:.1f} GB of disk) and use the unzipped copy"
     )
 
 
@@ -174,7 +174,9 @@ def _stored_lmdb(archive: Location) -> int:
     with archive.open() as file, _open_zip(archive, _Part(file, 0, file.size())) as opened:
         found = [info for info in opened.infolist() if PurePosixPath(info.filename).name == "data.mdb"]
         if len(found) != 1:
-            raise ConfigError(f"data.source.uri: {archive} holds {len(found)} files named data.mdb, not one")
+            raise ConfigError(
+                f"data.source.uri: {archive} has {len(found)} files named data.mdb; it must have exactly one"
+            )
         if found[0].compress_type != zipfile.ZIP_STORED:
             raise ConfigError(_must_unpack(archive, found[0]))
         return _content_offset(file, found[0].header_offset)

@@ -63,7 +63,7 @@ def ingest(
     _claim(plan)
     try:
         if versions(target)[-1:] != ([before.version] if before else []):
-            raise ConfigError(f"data.shards: another ingest has meanwhile written a version of {target}; try again")
+            raise ConfigError(f"data.shards: another ingest wrote a version of {target} in the meantime; try again")
         return _write(plan, before, tasks, report)
     except ConfigError:  # It cannot go on as it is: others may try.
         plan.claim.delete()
@@ -82,7 +82,7 @@ def _write(plan: Plan, before: Manifest | None, tasks: Tasks, report: Report) ->
     parts = [twice, *_do(list(plan.works(kept, block_rows)), plan.target, tasks, report, limit)]
     manifest = _manifest(plan, parts, before, classes, block_rows)
     if replace(plan).identity != plan.identity:
-        raise ConfigError(f"{plan.source.describe()} has changed while it was read; ingest it again")
+        raise ConfigError(f"{plan.source.describe()} changed while it was being read; ingest it again")
     _publish(manifest, _summed(parts), plan)
     return manifest
 
@@ -94,7 +94,7 @@ def _manifest(
     shards = tuple(part.shard for part in parts if part.shard)
     rows = sum(shard.rows for shard in shards)
     if rows == 0:
-        raise ConfigError(f"{plan.source.describe()}: holds no {'new ' if before else ''}pictures")
+        raise ConfigError(f"{plan.source.describe()}: no {'new ' if before else ''}pictures found")
     decoded = plan.options.stored == "decoded"
     skipped = {kind: found.count for kind, found in _summed(parts).items()}
     return Manifest(
@@ -134,7 +134,9 @@ def _check_alike(before: Manifest, plan: Plan) -> None:
     there = before.stored, before.transform, before.columns
     new = plan.options.stored, transform, plan.source.columns
     if there != new:
-        raise ConfigError(f"data.shards: {plan.target} holds {there}, {new} cannot be appended to it")
+        raise ConfigError(
+            f"data.shards: {plan.target} has (stored, transform, columns) = {there}; {new} cannot be appended to it"
+        )
 
 
 def _claim(plan: Plan) -> None:
@@ -143,8 +145,8 @@ def _claim(plan: Plan) -> None:
         other = json.loads(plan.claim.read())
         if other["plan"] != plan.identity:
             raise ConfigError(
-                f"data.shards: an ingest of {other['source']} has begun in {plan.target}, with other options or before "
-                f"the source changed; finish that one, or delete {plan.claim} to give it up"
+                f"data.shards: {plan.target} has an unfinished ingest of {other['source']}, with other options or from "
+                f"before the source changed; finish that ingest, or delete {plan.claim} to abandon it"
             )
 
 
@@ -186,8 +188,8 @@ def _do(works: list[Work], target: Location, tasks: Tasks, report: Report, limit
         limit.count(part)
         if not _is_there(target, part):
             raise ConfigError(
-                f"data.shards: {target} has no whole {part.shard.name if part.shard else part.name}, which a task has "
-                "written; on several machines it must be a folder or a bucket that all of them share"
+                f"data.shards: {part.shard.name if part.shard else part.name} is missing or incomplete in {target}, "
+                "although a task wrote it; on several machines, use a folder or a bucket that all of them share"
             )
         done[part.name] = part
     return [done[work.note] for work in works]
@@ -231,7 +233,7 @@ def _publish(manifest: Manifest, skipped: dict[str, Skipped], plan: Plan) -> Non
     if not (target / manifest.name).create(manifest.model_dump_json(indent=2).encode()):
         other = read_manifest(target, manifest.version)
         if other.hash != manifest.hash:
-            raise ConfigError(f"data.shards: another ingest has meanwhile written {target / manifest.name}; try again")
+            raise ConfigError(f"data.shards: another ingest wrote {target / manifest.name} in the meantime; try again")
     _clear(plan)
 
 

@@ -57,7 +57,7 @@ def entries(file: pa.NativeFile, base: int = 0, threads: int = 1) -> Iterator[En
     try:
         yield from _entries(file, base, threads)
     except (struct.error, StopIteration, RuntimeError) as error:
-        raise NotLmdbError(f"a page of its tree makes no sense: damaged ({error})") from error
+        raise NotLmdbError(f"a page of its tree is malformed: the file is damaged ({error})") from error
 
 
 def _entries(file: pa.NativeFile, base: int, threads: int) -> Iterator[Entry]:
@@ -68,7 +68,7 @@ def _entries(file: pa.NativeFile, base: int, threads: int) -> Iterator[Entry]:
     def read(number: int) -> bytes:
         page: bytes = file.read_at(meta.page_size, base + number * meta.page_size)
         if len(page) < meta.page_size:
-            raise NotLmdbError(f"it ends before page {number}: cut short")
+            raise NotLmdbError(f"it ends before page {number}: the file is truncated")
         return page
 
     end = file.size()
@@ -83,8 +83,8 @@ def _entries(file: pa.NativeFile, base: int, threads: int) -> Iterator[Entry]:
                 return
             level = [child for page in (first, *pages) for child in _children(page)]
             if not level or len(level) > end // meta.page_size:
-                raise NotLmdbError("its tree has more pages than the file: damaged")
-    raise NotLmdbError("its tree has no end: damaged")
+                raise NotLmdbError("its tree has more pages than the file: the file is damaged")
+    raise NotLmdbError("its tree is too deep: the file is damaged")
 
 
 def _newest_meta(file: pa.NativeFile, base: int) -> _Meta:
@@ -99,7 +99,7 @@ def _newest_meta(file: pa.NativeFile, base: int) -> _Meta:
             metas.append(_meta(second))
     found = [meta for meta in metas if meta is not None]
     if not found:
-        raise NotLmdbError("it does not start as LMDB files do")
+        raise NotLmdbError("it does not start with an LMDB header")
     return max(found, key=lambda meta: meta.transaction)._replace(page_size=page_size)
 
 
@@ -109,7 +109,7 @@ def _meta(page: bytes) -> _Meta | None:
     if magic != _MAGIC or not _flags(page) & _META:
         return None
     if version != _DATA_VERSION:
-        raise NotLmdbError(f"its data version is {version}, only {_DATA_VERSION} is known")
+        raise NotLmdbError(f"its data version is {version}; only {_DATA_VERSION} is supported")
     return _Meta(0, root, transaction)
 
 
@@ -122,13 +122,13 @@ def _nodes(page: bytes) -> tuple[int, ...]:
     """Where a page's nodes start."""
     (lower,) = struct.unpack_from("<H", page, 12)
     if not _PAGE_HEADER <= lower <= len(page):
-        raise NotLmdbError("a page's header makes no sense: damaged")
+        raise NotLmdbError("a page header is malformed: the file is damaged")
     return struct.unpack_from(f"<{(lower - _PAGE_HEADER) // 2}H", page, _PAGE_HEADER)
 
 
 def _children(page: bytes) -> Iterator[int]:
     if not _flags(page) & _BRANCH:
-        raise NotLmdbError("a page of its tree is of the wrong kind: damaged")
+        raise NotLmdbError("a page of its tree has the wrong type: the file is damaged")
     for at in _nodes(page):
         low, middle, high = struct.unpack_from("<HHH", page, at)
         yield low | middle << 16 | high << 32
@@ -136,17 +136,17 @@ def _children(page: bytes) -> Iterator[int]:
 
 def _leaf_entries(page: bytes, base: int, page_size: int, end: int) -> Iterator[Entry]:
     if not _flags(page) & _LEAF:
-        raise NotLmdbError("a page of its tree is of the wrong kind: damaged")
+        raise NotLmdbError("a page of its tree has the wrong type: the file is damaged")
     (number,) = struct.unpack_from("<Q", page, 0)
     for at in _nodes(page):
         low, high, flags, key_size = struct.unpack_from("<HHHH", page, at)
         if flags & (_SUB_DATABASE | _DUPLICATES):
-            raise NotLmdbError("it has databases inside, or several values a key; LSUN's have not")
+            raise NotLmdbError("it has nested databases or several values per key, which LSUN's LMDBs do not have")
         start = at + _NODE_HEADER + key_size
         offset = base + number * page_size + start
         if flags & _BIG_VALUE:
             offset = base + struct.unpack_from("<Q", page, start)[0] * page_size + _PAGE_HEADER
         size = low | high << 16
         if offset + size > end:
-            raise NotLmdbError("it ends before its last values: cut short")
+            raise NotLmdbError("it ends before its last values: the file is truncated")
         yield Entry(page[at + _NODE_HEADER : start], ByteRange(offset, size))

@@ -146,7 +146,9 @@ def read_manifest(folder: Location, version: int | None = None) -> Manifest:
     except FileNotFoundError:
         raise FileNotFoundError(f"{folder} has no version {version} (no {file.name})") from None
     except ValueError as error:
-        raise DamagedShardError(f"{file} is no manifest that this version reads (format 2): ingest again") from error
+        raise DamagedShardError(
+            f"{file} is not a manifest that this version can read (format 2): ingest again"
+        ) from error
 
 
 def read_keys(folder: Location, manifest: Manifest | None) -> pa.ChunkedArray:

@@ -65,7 +65,10 @@ class BlockPool:
         """Like `want`. Raises OverBudgetError if there is no room."""
         if not self.want(numbers):
             size = sum(self._sizes[number] for number in numbers)
-            raise OverBudgetError(f"{self._budget:,} bytes have no room for {size:,} more beside {self.used_bytes:,}")
+            raise OverBudgetError(
+                f"the memory budget of {self._budget:,} bytes has no room for {size:,} more; "
+                f"{self.used_bytes:,} are in use"
+            )
 
     def get(self, number: int) -> Block:
         """A block that was wanted, when it is open. Raises what opening it raised."""

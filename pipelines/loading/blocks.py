@@ -172,5 +172,5 @@ class Blocks:
 
     def _damaged(self, shard: Shard, what: str) -> DamagedShardError:
         return DamagedShardError(
-            f"shard {self._folder / shard.name} is damaged: {what}; put it back, or ingest it again"
+            f"shard {self._folder / shard.name} is damaged: {what}; restore it, or ingest it again"
         )

@@ -40,7 +40,7 @@ class DiskCache:
             with self._locked() as total:  # What a killed process has left is counted anew.
                 self._write_total(total, self._measure())
         except OSError as error:
-            raise ConfigError(f"loader.cache: {folder} cannot be written to: {error}") from error
+            raise ConfigError(f"loader.cache: {folder} is not writable: {error}") from error
 
     def get(self, key: str, into: memoryview) -> bool:
         """Read what is kept under a key; returns whether there was so much of it."""

@@ -158,7 +158,7 @@ class Loader:
             missing -= len(rows)
             block.close()
         if not found:
-            raise DamagedShardError(f"no block of {self.manifest.rows:,} rows can be read")
+            raise DamagedShardError(f"none of the blocks can be read ({self.manifest.rows:,} rows)")
         return _joined(found)
 
     def close(self) -> None:

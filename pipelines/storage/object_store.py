@@ -29,12 +29,12 @@ def refuse_credentials(uri: str) -> None:
     shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
     if "@" in parts.netloc and parts.scheme == "s3":
         raise ConfigError(
-            f"{shown}: credentials do not belong into a URI, which is logged; "
+            f"{shown}: credentials do not belong in a URI, because URIs are logged; "
             "set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
         )
     unknown = sorted(parse_qs(parts.query).keys() - _OPTIONS) if parts.scheme == "s3" else []
     if unknown:
-        raise ConfigError(f"{shown}: option {unknown[0]!r} is not known; known: {', '.join(sorted(_OPTIONS))}")
+        raise ConfigError(f"{shown}: unknown option {unknown[0]!r}; known: {', '.join(sorted(_OPTIONS))}")
 
 
 class Store:

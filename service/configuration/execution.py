@@ -16,10 +16,12 @@ from pipelines.quality.features import FeatureNetwork
 class Loader(Options):
     """How the replicas read. None of it changes what they read."""
 
-    memory_bytes: ByteSize = Field(ByteSize(1 << 30), description="of open blocks and batches, for each replica")
-    cache: str | None = Field(None, description="folder on every host that keeps what comes from object storage")
-    cache_bytes: ByteSize = Field(ByteSize(50 << 30), description="most that a host's cache holds")
-    decode_threads: int | None = Field(None, ge=1, description="for encoded pictures [default: the replica's CPUs]")
+    memory_bytes: ByteSize = Field(ByteSize(1 << 30), description="memory per replica for open blocks and batches")
+    cache: str | None = Field(None, description="folder on every host that caches blocks from object storage")
+    cache_bytes: ByteSize = Field(ByteSize(50 << 30), description="size limit of a host's cache")
+    decode_threads: int | None = Field(
+        None, ge=1, description="threads that decode encoded images [default: the replica's CPUs]"
+    )
 
 
 class Logging(Options):
@@ -34,34 +36,40 @@ class Checkpoints(Options):
     """What a run keeps."""
 
     every: int = Field(1000, ge=1, description="steps between checkpoints")
-    keep: int = Field(3, ge=1, description="how many of the last checkpoints are kept, besides the best")
-    score_images: int = Field(512, ge=16, description="images that the score of a checkpoint is measured on")
+    keep: int = Field(3, ge=1, description="how many recent checkpoints to keep, besides the best")
+    score_images: int = Field(512, ge=16, description="images for scoring a checkpoint")
 
 
 class Cluster(Options):
     """Where a run runs. None of it changes the result."""
 
-    address: str = Field("auto", description="a Ray cluster; auto: the running one, else a local one")
+    address: str = Field("auto", description="address of the Ray cluster; auto: the running one, else a local one")
     min_replicas: int | None = Field(None, ge=1, description="let Ray resize the run down to this many replicas")
     accelerator: Literal["auto", "cpu", "cuda", "xla"] = Field(
-        "auto", description="auto: xla if the cluster has TPUs, else cuda if it has GPUs"
+        "auto", description="auto: xla if the cluster has TPUs, else cuda if it has GPUs, else cpu"
     )
-    tpu: str | None = Field(None, description="kind of TPU, as v5litepod or v6e [default: the cluster's]")
+    tpu: str | None = Field(None, description="TPU type, such as v5litepod or v6e [default: the cluster's]")
     topology: str | None = Field(
-        None, pattern=r"^\d+(x\d+)+$", description="of the TPU slice, as 4x4 [default: that of the cluster's slices]"
+        None, pattern=r"^\d+(x\d+)+$", description="topology of the TPU slice, such as 4x4 [default: the cluster's]"
     )
-    emulated_chips: int = Field(0, ge=0, description="with xla: emulate so many chips a replica on CPUs, without a TPU")
-    cpus_per_replica: float | None = Field(None, gt=0, description="[default: an even share of the cluster]")
-    max_failures: int = Field(3, ge=-1, description="how often a run is restarted from its last checkpoint")
+    emulated_chips: int = Field(
+        0, ge=0, description="with xla: number of chips per replica to emulate on CPUs, without a TPU"
+    )
+    cpus_per_replica: float | None = Field(
+        None, gt=0, description="CPUs per replica [default: an even share of the cluster]"
+    )
+    max_failures: int = Field(3, ge=-1, description="how often to restart a failed run from its last checkpoint")
 
 
 class Tracking(Options):
     """MLflow."""
 
     uri: str | None = Field(None, description="tracking server [default: SQLite under storage]")
-    experiment: str = Field("selfgan", min_length=1, description="experiment's name")
-    model: str | None = Field(None, description="registered model's name [default: selfgan-RECIPE]")
-    patience_seconds: float = Field(120, ge=0, description="how long the end of a run waits for a lost server")
+    experiment: str = Field("selfgan", min_length=1, description="name of the experiment")
+    model: str | None = Field(None, description="name of the registered model [default: selfgan-RECIPE]")
+    patience_seconds: float = Field(
+        120, ge=0, description="how long to wait for an unreachable server at the end of a run"
+    )
 
     @field_validator("model")
     @classmethod
@@ -83,13 +91,15 @@ class Evaluation(Options):
         ),
     ] = Field(
         None,
-        description="what images are compared in [default: classifier if there are labels, else inception]",
+        description="feature network to compare images in [default: classifier if there are labels, else inception]",
     )
-    samples: int = Field(10_000, ge=20, description="images on each side, at most as many as there are")
-    seed: int = Field(0, description="of what is compared")
-    during_training: bool = Field(False, description="measure every checkpoint too, beside the training")
+    samples: int = Field(
+        10_000, ge=20, description="images to compare on each side, at most as many as the data set has"
+    )
+    seed: int = Field(0, description="seed for choosing and generating the compared images")
+    during_training: bool = Field(False, description="also measure every checkpoint, while training continues")
     cache: str | None = Field(
-        None, description="where features of real images and classifiers are kept [default: with the data set]"
+        None, description="where to cache classifiers and the features of real images [default: with the data set]"
     )
 
 
@@ -97,4 +107,6 @@ class Retraining(Options):
     """What python -m pipelines.retrain does."""
 
     start: Literal["scratch", "champion"] = Field("scratch", description="what a retrained model starts from")
-    patience_seconds: float = Field(180, gt=0, description="silence after which one that was killed is taken over from")
+    patience_seconds: float = Field(
+        180, gt=0, description="silence after which another retraining counts as dead and is taken over"
+    )

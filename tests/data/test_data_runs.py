@@ -79,12 +79,12 @@ MISTAKES = [
         ["ingest", "digits", "data.source=folder", "data.source.uri=s3://key:secret@bucket/x"],
         "credentials do not belong",
     ),
-    (["ingest", "digits", "storage=s3://bucket/x?secret_key=secret"], "option 'secret_key' is not known"),
+    (["ingest", "digits", "storage=s3://bucket/x?secret_key=secret"], "unknown option 'secret_key'"),
     (["ingest", "nothing"], "recipe: there is no 'nothing'"),
     (["ingest", "digits", "data.source=folder"], "data.source.uri: a value is missing"),
     (["ingest", "self-dcgan-bedroom", "data.source.uri=/nowhere"], "data.source.uri: '/nowhere' does not exist"),
     (["ingest", "digits", "data.shards=/proc/nowhere"], "cannot be written"),
-    (["ingest", "digits", "data.shards=s3://key:secret@bucket/x"], "credentials do not belong into a URI"),
+    (["ingest", "digits", "data.shards=s3://key:secret@bucket/x"], "credentials do not belong in a URI"),
     (["inspect", "/nowhere"], "/nowhere holds no data set"),
     (["verify", "nosuch://bucket"], "no file system for this URI"),
 ]
@@ -121,7 +121,7 @@ def test_a_damaged_shard_ends_the_run_and_names_itself(
     assert code == 1
     assert err.count("\n") == 1
     assert "shard-00001-00000.arrow is damaged: block" in err
-    assert "put it back, or ingest it again" in err
+    assert "restore it, or ingest it again" in err
 
 
 def test_damaged_blocks_are_replaced_counted_and_logged_if_the_recipe_says_so(

@@ -221,10 +221,10 @@ def test_a_missing_or_damaged_shard_names_itself(s3: str, tmp_path: Path) -> Non
 
 
 def test_credentials_in_a_uri_are_refused_and_not_repeated() -> None:
-    with pytest.raises(ConfigError, match="credentials do not belong into a URI") as caught:
+    with pytest.raises(ConfigError, match="credentials do not belong in a URI") as caught:
         Location.of(f"s3://key:{SECRET}@bucket/shards")
     assert SECRET not in str(caught.value)
-    with pytest.raises(ConfigError, match="option 'access_key' is not known"):
+    with pytest.raises(ConfigError, match="unknown option 'access_key'"):
         Location.of("s3://bucket/shards?access_key=x")
 
 

@@ -137,7 +137,7 @@ def test_what_is_no_lmdb_is_named(damage: str, tmp_path: Path) -> None:
         "empty": b"",
     }
     file.write_bytes(damaged[damage])
-    with pytest.raises(ConfigError, match=r"data\.mdb is no LMDB that can be read"):
+    with pytest.raises(ConfigError, match=r"data\.mdb cannot be read as an LMDB"):
         Lsun(uri=str(tmp_path / "lmdb")).index()
 
 

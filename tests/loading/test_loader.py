@@ -214,7 +214,7 @@ def test_a_small_data_set_is_read_once(numbers: tuple[Location, Images], open_lo
 def test_what_is_needed_at_once_must_fit(numbers: tuple[Location, Images], open_loaders: list[Loader]) -> None:
     _, loader = counting_loader(numbers[0], 64, 300_000)
     open_loaders.append(loader)
-    with pytest.raises(OverBudgetError, match="bytes have no room for"):
+    with pytest.raises(OverBudgetError, match="bytes has no room for"):
         loader.batch(0)
 
 
