@@ -26,7 +26,7 @@ from service.tracking.pictures import grid
 
 FOLDER = Path(__file__).resolve().parent / "gallery"
 RESULTS, PAGE = FOLDER / "results.json", FOLDER.parent / "gallery.md"
-DATA = Path("../shared/data")
+DATA = Path("data")
 _BETWEEN = 12
 
 
@@ -41,7 +41,7 @@ def train(entry: Entry, storage: str) -> dict[str, Any]:
             if step + 1 in (entry.early, entry.steps):
                 pictures.append(grid(replica.generate(entry.samples, SAMPLE_SEED, shown=True)))
         diversity = float(replica.diversity())
-        generated = replica.generate(IMAGES, EXAMPLES_SEED) if "mnist" in entry.overrides else None
+        generated = replica.generate(IMAGES, EXAMPLES_SEED) if "mnist" in entry.recipe else None
     _side_by_side(pictures).save(FOLDER / f"{entry.name}.png", optimize=True)
     measured: dict[str, Any] = {"seconds": round(seconds), "diversity": round(diversity, 3)}
     if generated is not None:
@@ -55,6 +55,11 @@ def _side_by_side(pictures: list[Image.Image]) -> Image.Image:
     both.paste(first, (0, 0))
     both.paste(last, (first.width + _BETWEEN, 0))
     return both
+
+
+def command(entry: Entry) -> str:
+    """What trains an entry through the service."""
+    return " ".join(["selfgan train", entry.recipe, *entry.overrides.split(), f"steps={entry.steps}"])
 
 
 def page(results: dict[str, dict[str, Any]]) -> str:
@@ -74,7 +79,7 @@ def page(results: dict[str, dict[str, Any]]) -> str:
             "",
             f"![{entry.name}](gallery/{entry.name}.png)",
             "",
-            f"`python service/train.py {entry.recipe} {entry.overrides} steps={entry.steps}`".replace("  ", " "),
+            f"`{command(entry)}`",
             "",
         ]
     if left := [entry.name for entry in ENTRIES if entry.name not in results]:

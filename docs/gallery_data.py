@@ -1,4 +1,4 @@
-"""The gallery's data of rooms, made of LSUN's: ``python -m docs.gallery_data [LSUN FOLDER]``.
+"""The gallery's data of rooms, made of LSUN's: ``python -m docs.gallery_data [FOLDER OF LMDBS]``.
 
 ``data/edges``: bedrooms, each beside its edges, as pix2pix has pairs. ``data/domains``: bedrooms and kitchens.
 """
@@ -47,4 +47,4 @@ def main(lsun: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1] if len(sys.argv) > 1 else "../shared/data"))
+    main(Path(sys.argv[1] if len(sys.argv) > 1 else "data"))

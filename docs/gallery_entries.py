@@ -12,8 +12,11 @@ MLflow.
 
 `python -m docs.gallery` writes this page. `python -m docs.gallery NAME` trains an entry again and measures it, on one
 CPU core. To keep runs small enough for two cores, DCGANs have narrow generators (`network.generator_channels=32`),
-and rooms have 32 or 64 pixels. Digits come from MNIST's files, and rooms from LSUN; `python -m docs.gallery_data`
-makes pairs (with edges) and classes from the rooms. CPU seconds count the training steps only.
+and rooms have 32 or 64 pixels. CPU seconds count the training steps only.
+
+The commands look for MNIST's four files in `data/mnist`, and for LSUN's LMDBs in `data/bedroom_train_lmdb` and
+`data/kitchen_train_lmdb`. Entries of pairs (edges) and of domains need what `python -m docs.gallery_data` makes of the
+LMDBs first: `data/edges` and `data/domains`.
 
 The *classifier-FID* is the Fréchet distance between 10,000 generated images and MNIST's test images; lower is better.
 It uses the 128 features of a classifier that `benchmarks/digit_features.py` trains (99.1 % accuracy on the test
@@ -42,9 +45,8 @@ class Entry(NamedTuple):
     samples: int = 40
 
 
-_MNIST = "data.source.uri=../shared/data/mnist"
-_SMALL = f"{_MNIST} network.generator_channels=32"
-_LSUN = "../shared/data"
+_SMALL = "network.generator_channels=32"
+_LSUN = "data"
 _DOMAINS = (
     f"data.source=lsun data.source.uri={_LSUN}/bedroom_train_lmdb data.domains.0.source=lsun "
     f"data.domains.0.source.uri={_LSUN}/kitchen_train_lmdb data.transform.size=32 batch.size=8 network.channels=16 "
@@ -68,7 +70,7 @@ def _digits(recipe: str, steps: int, early: int, overrides: str = _SMALL) -> Ent
 _SEEN = {
     "gan-mnist": "Collapsed onto a handful of prototypes, with noise around them; see the comparison for the cause.",
     "self-gan-mnist": "Collapsed as the classic one.",
-    "self-gan-mnist-tpu": "Noisy digits of several kinds, 0, 1, 7 and 9 above all: the swapped loss collapses "
+    "self-gan-mnist-tpu": "Noisy digits of several kinds, 0, 1, 7 and 9 above all: it collapses "
     "less than the GPU's form.",
     "dcgan-mnist": "Strokes and some digits; no collapse.",
     "self-dcgan-mnist": "The same, no collapse.",
@@ -110,9 +112,9 @@ _SEEN = {
 ENTRIES = tuple(
     entry._replace(seen=_SEEN.get(entry.name, ""))
     for entry in (
-        _digits("gan-mnist", 10_000, 2_000, _MNIST),
-        _digits("self-gan-mnist", 10_000, 2_000, _MNIST),
-        _digits("self-gan-mnist-tpu", 4_000, 1_000, _MNIST),
+        _digits("gan-mnist", 10_000, 2_000, ""),
+        _digits("self-gan-mnist", 10_000, 2_000, ""),
+        _digits("self-gan-mnist-tpu", 4_000, 1_000, ""),
         _digits("dcgan-mnist", 1_200, 250),
         _digits("self-dcgan-mnist", 1_200, 250),
         _digits("lsgan-mnist", 1_000, 250),
@@ -129,10 +131,10 @@ ENTRIES = tuple(
         _digits("self-ragan-mnist", 1_200, 250),
         _digits("softmax-gan-mnist", 1_000, 250),
         _digits("self-softmax-gan-mnist", 1_000, 250),
-        _digits("noisy-gan-mnist", 800, 200, _MNIST),
-        _digits("self-noisy-gan-mnist", 800, 200, _MNIST),
-        _digits("toy-gan-mnist", 4_000, 1_000, _MNIST),
-        _digits("self-toy-gan-mnist", 4_000, 1_000, _MNIST),
+        _digits("noisy-gan-mnist", 800, 200, ""),
+        _digits("self-noisy-gan-mnist", 800, 200, ""),
+        _digits("toy-gan-mnist", 4_000, 1_000, ""),
+        _digits("self-toy-gan-mnist", 4_000, 1_000, ""),
         _digits("cgan-mnist", 1_200, 250),
         _digits("self-cgan-mnist", 1_200, 250),
         _digits("sim-gan-mnist", 1_000, 250),

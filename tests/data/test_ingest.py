@@ -198,12 +198,12 @@ def test_a_killed_ingest_goes_on_and_gives_the_same_bytes(tmp_path: Path) -> Non
     ingest(source, SMALL, Location.of(str(tmp_path / "whole")), options)
     script = f"""
 import ray
-from pipelines.images import Transform
-from pipelines.ingest import ingest
-from pipelines.plan import Options
-from pipelines.ray_tasks import on_ray
-from pipelines.sources.folder import Folder
-from pipelines.storage import Location
+from pipelines.data.images import Transform
+from pipelines.data.ingest import ingest
+from pipelines.data.plan import Options
+from pipelines.data.ray_tasks import on_ray
+from pipelines.data.sources.folder import Folder
+from pipelines.storage.location import Location
 ray.init(address="local", num_cpus=2, include_dashboard=False, runtime_env={{"env_vars": {{"PYTHONPATH": "{ROOT}"}}}})
 target = Location.of("{tmp_path / "killed"}")
 ingest(Folder(uri="{tmp_path / "photos"}"), Transform(size=16), target, Options(shard_rows=20), on_ray)
