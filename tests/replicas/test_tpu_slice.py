@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import ray
 from ray.cluster_utils import Cluster
-from service.runs.cluster import replicas
+from service.runs.driver.cluster import replicas
 
 from pipelines.components import ConfigError
 from service.configuration.recipe import load
