@@ -1,16 +1,20 @@
-# `make train` trains the default recipe, `make test` runs the tests, `make test-xla` those of XLA. All set up what they need.
+# `make train` trains the default recipe, `make test` runs the quick tests, `make test-all` all, `make test-xla` those of XLA. All set up what they need.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 XLA := .venv-xla
 
-.PHONY: train test test-xla lint bench clean lock lock-image
+.PHONY: train test test-all test-xla lint bench clean lock lock-image
 
 train: $(READY)
 	$(BIN)/python service/train.py $(ARGS)
 
 test: $(READY)
+	$(BIN)/python -m pytest -m "not long" $(ARGS)
+
+# Those of `make test`, and those that take long.
+test-all: $(READY)
 	$(BIN)/python -m pytest $(ARGS)
 
 # torch_xla wants a torch of its own, so it has an environment of its own: 8 GB, with the CUDA that comes with it.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from docs.seed_table import table
@@ -50,8 +50,7 @@ def tests_of(family: str, name: str) -> list[str]:
     return [file.name for file in sorted((ROOT / "tests").rglob("test_*.py")) if wanted.search(file.read_text())]
 
 
-def rows(family: str) -> Iterator[str]:
-    runs = {recipe: load(recipe) for recipe in recipes()}
+def rows(family: str, runs: Mapping[str, Run]) -> Iterator[str]:
     for name in names(family):
         module = f"{family}.{name}"
         users = [
@@ -66,9 +65,10 @@ def rows(family: str) -> Iterator[str]:
 def page() -> str:
     """The whole page."""
     lines = [_HEAD, "## What the seed documents name", "", *table(ROOT), ""]
+    runs = {recipe: load(recipe) for recipe in recipes()}
     for family, key in FAMILIES.items():
         lines += [f"## `{key}=`", "", "| name | what, and from where | recipes | tests |", "|---|---|---|---|"]
-        lines += [*rows(family), ""]
+        lines += [*rows(family, runs), ""]
     lines += ["## Recipes", "", "| recipe | what |", "|---|---|"]
     lines += [*(f"| `{name}` | {text} |" for name, text in recipes().items()), ""]
     return "\n".join(lines)

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import shutil
 import socket
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import psutil
 import pytest
+import ray
 
 from pipelines.data.images import Transform
 from pipelines.data.ingest import ingest
 from pipelines.data.sources.digits import Digits
 from pipelines.storage.location import Location
+from tests.patience import PATIENCE, wait_until
 
 ROOT = Path(__file__).resolve().parent.parent
 #: Whether a token is asked for would else depend on what this user has run before.
@@ -62,8 +64,33 @@ def train_command(*words: str, address: str | None = None, cwd: Path | None = No
 def train(*words: str, address: str | None = None, cwd: Path | None = None) -> tuple[int, str, str]:
     """Runs the command to its end: exit code, stdout, stderr."""
     process = train_command(*words, address=address, cwd=cwd)
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=PATIENCE)
     return process.returncode, out, err
+
+
+def called(
+    main: Callable[[], int], *words: str, address: str | None = None, cwd: Path | None = None, **given: str
+) -> tuple[int, str, str]:
+    """A command's `main`, called in this process with these words: exit code, stdout, stderr.
+
+    It spares the seconds in which a process of its own imports everything; some tests of each command start one.
+    """
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        patch.setattr(sys, "argv", ["command", *words])
+        patch.chdir(cwd or ROOT)
+        patch.delenv("RAY_ADDRESS", raising=False)
+        for name, value in {**RAY_ENVIRONMENT, "COLUMNS": "200", **given}.items():
+            patch.setenv(name, value)
+        if address:
+            patch.setenv("RAY_ADDRESS", address)
+        try:
+            code = main()
+        except SystemExit as ended:  # argparse's.
+            code = ended.code if isinstance(ended.code, int) else 1
+        finally:
+            ray.shutdown()  # As the end of the process would.
+    return code, out.getvalue(), err.getvalue()
 
 
 def free_port() -> int:
@@ -99,17 +126,14 @@ def started_cluster(environment: Mapping[str, str], cpus: int) -> Iterator[tuple
         cwd="/",
     )
     try:
-        deadline = time.monotonic() + 60
-        while not _answers(dashboard):
-            if time.monotonic() > deadline:
-                pytest.fail("the test cluster did not start")
-            time.sleep(0.2)
+        wait_until(lambda: _answers(dashboard) or cluster.poll() is not None, "the test cluster answers")
+        assert cluster.poll() is None, "the test cluster did not start"
         yield f"127.0.0.1:{port}", f"http://127.0.0.1:{dashboard}"
     finally:
         for process in [*psutil.Process(cluster.pid).children(recursive=True), psutil.Process(cluster.pid)]:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
-        cluster.wait(30)
+        cluster.wait()
         shutil.rmtree(temporary, ignore_errors=True)
 
 

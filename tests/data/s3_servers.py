@@ -17,6 +17,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from tests.patience import PATIENCE, wait_until
+
 KEY, SECRET, BUCKET = "test-key", "test-secret-that-nobody-may-see", "bucket"
 _SLOW_DOWN = b"<?xml version='1.0'?><Error><Code>SlowDown</Code><Message>Reduce your request rate.</Message></Error>"
 STALL_SECONDS = 2.0
@@ -54,16 +56,14 @@ def rclone(port: int, folder: Path) -> Iterator[str]:
 
 @contextlib.contextmanager
 def _serving(command: list[str], port: int) -> Iterator[None]:
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, text=True)
+
+    def answers() -> bool:
+        with socket.socket() as caller:
+            return caller.connect_ex(("127.0.0.1", port)) == 0
+
     try:
-        deadline = time.monotonic() + 30
-        while True:
-            with socket.socket() as caller:
-                if caller.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            if time.monotonic() > deadline or process.poll() is not None:
-                raise RuntimeError(f"{command[0]} did not start")
-            time.sleep(0.1)
+        wait_until(answers, f"{command[0]} answers", process)
         yield
     finally:
         process.kill()
@@ -118,7 +118,7 @@ class FaultyProxy:
         if fault == "stalled":
             self.faults[fault] += 1
             time.sleep(STALL_SECONDS)
-        connection = http.client.HTTPConnection(self._backend, timeout=30)
+        connection = http.client.HTTPConnection(self._backend, timeout=PATIENCE)
         connection.request(request.command, request.path, body, dict(request.headers))
         answer = connection.getresponse()
         content = answer.read()

@@ -9,20 +9,31 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from pipelines.__main__ import main as pipelines_main
 from pipelines.data.images import Transform
 from pipelines.data.shards import read_manifest
 from pipelines.loading.loader import open_loader
 from pipelines.storage.location import Location
 from service.tracking.pictures import grid
-from tests.conftest import RAY_ENVIRONMENT, ROOT, train
+from service.train import main as train_main
+from tests.conftest import RAY_ENVIRONMENT, ROOT, called
 from tests.loading.test_loader import damaged_copy
 from tests.made_data import bedrooms, encoded, write_folder, write_lmdb
+from tests.patience import PATIENCE
 
 TINY = ["network.generator_channels=4", "network.critic_channels=4", "steps=30", "batch.size=64", "logging.samples=4"]
 
 
 def pipelines(*words: str, cwd: Path) -> tuple[int, str, str]:
-    """``python -m pipelines WORDS``: exit code, stdout, stderr."""
+    return called(pipelines_main, *words, cwd=cwd)
+
+
+def train(*words: str, address: str | None = None) -> tuple[int, str, str]:
+    return called(train_main, *words, address=address)
+
+
+def process(*words: str, cwd: Path) -> tuple[int, str, str]:
+    """``python -m pipelines WORDS`` in a process of its own: exit code, stdout, stderr."""
     environment = {**os.environ, **RAY_ENVIRONMENT, "COLUMNS": "200", "PYTHONPATH": str(ROOT)}
     environment.pop("RAY_ADDRESS", None)
     done = subprocess.run(
@@ -31,7 +42,7 @@ def pipelines(*words: str, cwd: Path) -> tuple[int, str, str]:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
         check=False,
     )
     return done.returncode, done.stdout, done.stderr
@@ -102,8 +113,14 @@ def test_a_mistake_is_told_in_one_line(words: list[str], message: str, tmp_path:
     assert "=secret" not in err
 
 
+def test_the_command_itself_ends_with_that_line_and_that_code(tmp_path: Path) -> None:
+    code, out, err = process("verify", "/nowhere", cwd=tmp_path)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "/nowhere holds no data set" in err
+
+
 def test_help_says_what_to_type(tmp_path: Path) -> None:
-    code, out, _ = pipelines("ingest", "--help", cwd=tmp_path)
+    code, out, _ = process("ingest", "--help", cwd=tmp_path)
     assert code == 0
     assert "data.shards=s3://bucket/bedroom" in out
 
@@ -117,7 +134,7 @@ def test_a_damaged_shard_ends_the_run_and_names_itself(
     broken: Location, tmp_path: Path, ray_cluster: tuple[str, str]
 ) -> None:
     words = ["digits", *TINY, f"data.shards={broken}", f"storage={tmp_path / 'runs'}", "name=run", "replicas=2"]
-    code, _, err = train(*words, "cluster.cpus_per_replica=1", address=ray_cluster[0])
+    code, _, err = train(*words, "cluster.cpus_per_replica=1", "cluster.max_failures=0", address=ray_cluster[0])
     assert code == 1
     assert err.count("\n") == 1
     assert "shard-00001-00000.arrow is damaged: block" in err
@@ -139,6 +156,7 @@ def test_damaged_blocks_are_replaced_counted_and_logged_if_the_recipe_says_so(
     assert int(found.data.tags["data.replaced_rows"]) == 7
 
 
+@pytest.mark.long
 def test_a_run_keeps_its_version_of_a_data_set_that_grows(
     digits: Location, tmp_path: Path, ray_cluster: tuple[str, str]
 ) -> None:
@@ -164,6 +182,7 @@ def test_too_little_memory_is_told_before_ray_starts(digits: Location, tmp_path:
     assert "loader.memory_bytes: 10,240 is too little" in err
 
 
+@pytest.mark.long
 def test_a_large_source_is_ingested_in_parallel_by_the_run_itself(tmp_path: Path, ray_cluster: tuple[str, str]) -> None:
     """With pictures stored encoded, which the replicas decode."""
     bedrooms(tmp_path / "lmdb", 400, (160, 128), "PNG")

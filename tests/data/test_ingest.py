@@ -191,7 +191,8 @@ def test_a_stopped_ingest_goes_on_and_gives_the_same_bytes(tmp_path: Path) -> No
     ingest(source, SMALL, target, options, stopping_after(0))  # Nothing is left to do.
 
 
-def test_a_killed_ingest_goes_on_and_gives_the_same_bytes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kills", [1, pytest.param(2, marks=pytest.mark.long)])
+def test_a_killed_ingest_goes_on_and_gives_the_same_bytes(kills: int, tmp_path: Path) -> None:
     """With SIGKILL, in the middle of the work of several Ray tasks."""
     write_folder(tmp_path / "photos", {f"{at:04}.webp": encoded("WEBP", (300, 260)) for at in range(400)})
     source, options = Folder(uri=str(tmp_path / "photos")), Options(shard_rows=20)
@@ -216,7 +217,7 @@ ingest(Folder(uri="{tmp_path / "photos"}"), Transform(size=16), target, Options(
         before = len(list(done.glob("ingest-00001-*/*.json")))
         process = subprocess.Popen([sys.executable, "-c", script], env=environment, start_new_session=True)
         while process.poll() is None and (
-            len(killed_at) == 2 or len(list(done.glob("ingest-00001-*/*.json"))) < before + 4
+            len(killed_at) == kills or len(list(done.glob("ingest-00001-*/*.json"))) < before + 4
         ):
             time.sleep(0.02)
         if process.poll() is None:
@@ -225,7 +226,7 @@ ingest(Folder(uri="{tmp_path / "photos"}"), Transform(size=16), target, Options(
             time.sleep(0.5)  # Ray's workers notice that their driver has gone.
         assert process.wait() in (0, -signal.SIGKILL)
     print(f"\nkilled with {killed_at} of 20 shards done")
-    assert len(killed_at) == 2
+    assert len(killed_at) == kills
     assert files(tmp_path / "killed") == files(tmp_path / "whole")
 
 

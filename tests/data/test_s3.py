@@ -28,7 +28,7 @@ from tests.made_data import bedrooms, encoded, write_idx, write_zip
 GREY = Transform(size=28, channels=1)
 
 
-@pytest.fixture(scope="module", params=["moto", "rclone"])
+@pytest.fixture(scope="module", params=["moto", pytest.param("rclone", marks=pytest.mark.long)])
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("buckets")
     (folder / BUCKET).mkdir()
@@ -179,7 +179,12 @@ def faulty(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_
 FAULTS = [{"refused": 0.1}, {"cut": 0.1}, {"stalled": 0.03}, {"refused": 0.1, "cut": 0.05, "stalled": 0.01}]
 
 
-@pytest.mark.parametrize("faulty", FAULTS, indirect=True, ids=lambda chances: "+".join(chances))
+def faults(chances: dict[str, float]) -> object:
+    """Each fault alone says which one it is that is not borne; all together are what takes place."""
+    return pytest.param(chances, id="+".join(chances), marks=[] if len(chances) > 1 else pytest.mark.long)
+
+
+@pytest.mark.parametrize("faulty", map(faults, FAULTS), indirect=True)
 def test_faults_lose_and_repeat_nothing(faulty: FaultyProxy, tmp_path: Path) -> None:
     """Written and read through the faults: every sample of a full epoch once, as it was in the source."""
     images = write_idx(tmp_path / "idx", count=2048)
@@ -228,6 +233,7 @@ def test_credentials_in_a_uri_are_refused_and_not_repeated() -> None:
         Location.of("s3://bucket/shards?access_key=x")
 
 
+@pytest.mark.long
 def test_the_bedroom_recipe_trains_from_a_bucket_on_two_replicas(s3: str, tmp_path: Path) -> None:
     """With checkpoints and the best checkpoint in the bucket, and nothing secret anywhere.
 

@@ -13,6 +13,7 @@ from typing import Any
 import hcl2
 
 from tests.conftest import ROOT
+from tests.patience import PATIENCE
 
 MODULE = ROOT / "infra" / "terraform"
 #: Where a machine without a network may have the providers unpacked, as `terraform providers mirror` lays them out.
@@ -192,7 +193,7 @@ class Terraform:
             capture_output=True,
             text=True,
             check=False,
-            timeout=240,
+            timeout=PATIENCE,
         )
 
     def changed(self, folder: Path, file: str, old: str, new: str) -> Terraform:

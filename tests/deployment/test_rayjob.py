@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,11 @@ from typing import Any
 import pytest
 
 from pipelines.exit_codes import ExitCode
+from pipelines.rayjob.__main__ import main
 from pipelines.rayjob.launches import LONGEST_NAME, Launch, altered_by_a_shell, clone, ended, judged
-from tests.conftest import RAY_ENVIRONMENT, ROOT
+from tests.conftest import ROOT, called
 from tests.deployment.kubernetes_api import MESSAGE, KubernetesApi, status
+from tests.patience import PATIENCE, wait_until
 
 TEMPLATE = "selfgan-retrain"
 JOB, UID = "selfgan-retrain-29312345", "4f1c"
@@ -54,13 +55,17 @@ def cluster(course: list[dict[str, Any] | None] | None = None, *, empty: bool = 
     api.close()
 
 
+def asked(folder: Path, *options: str, words: list[str]) -> list[str]:
+    pace = ["--poll-seconds=0.05", f"--patience-seconds={PATIENCE}", f"--termination-log={folder / 'termination'}"]
+    return [TEMPLATE, *pace, *options, "--", *words]
+
+
 def command(api: KubernetesApi, folder: Path, *options: str, words: list[str] = WORDS) -> subprocess.Popen[str]:
     """``python -m pipelines.rayjob``, as the CronJob's pod runs it."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "JOB_NAME": JOB, "JOB_UID": UID, "NAMESPACE": "selfgan"}
     environment["KUBECONFIG"] = str(api.kubeconfig(folder / "kubeconfig"))
-    pace = ["--poll-seconds=0.05", "--patience-seconds=5", f"--termination-log={folder / 'termination'}"]
     return subprocess.Popen(
-        [sys.executable, "-m", "pipelines.rayjob", TEMPLATE, *pace, *options, "--", *words],
+        [sys.executable, "-m", "pipelines.rayjob", *asked(folder, *options, words=words)],
         env=environment,
         cwd=folder,
         stdout=subprocess.PIPE,
@@ -70,9 +75,10 @@ def command(api: KubernetesApi, folder: Path, *options: str, words: list[str] = 
 
 
 def launch(api: KubernetesApi, folder: Path, *options: str, words: list[str] = WORDS) -> tuple[int, str, str]:
-    process = command(api, folder, *options, words=words)
-    out, err = process.communicate(timeout=60)
-    return process.returncode, out, err
+    """The same in this process."""
+    given = {"JOB_NAME": JOB, "JOB_UID": UID, "NAMESPACE": "selfgan"}
+    kubeconfig = str(api.kubeconfig(folder / "kubeconfig"))
+    return called(main, *asked(folder, *options, words=words), cwd=folder, KUBECONFIG=kubeconfig, **given)
 
 
 @pytest.mark.parametrize(
@@ -121,13 +127,11 @@ def test_the_copy_is_what_the_template_says_and_nothing_of_the_server(tmp_path: 
 def test_a_pod_that_is_started_again_finds_the_rayjob_that_it_had_begun(tmp_path: Path) -> None:
     with cluster([RUNNING]) as api:
         first = command(api, tmp_path)
-        while JOB not in api.created:
-            assert first.poll() is None, first.communicate()
-            time.sleep(0.05)
+        wait_until(lambda: JOB in api.created, "the RayJob is there", first)
         assert first.stdout is not None
         first.stdout.readline()
         first.send_signal(signal.SIGTERM)
-        assert first.wait(30) == 143
+        assert first.wait(PATIENCE) == 143
         api.course = [RUNNING, status("Failed", 10)]
         code, out, _ = launch(api, tmp_path)
         assert api.created == [JOB]
@@ -215,18 +219,16 @@ def test_a_rayjob_of_the_same_name_that_is_not_ours_is_left_alone(tmp_path: Path
 def test_with_a_queue_kueue_starts_the_copy(tmp_path: Path) -> None:
     with cluster() as api:
         process = command(api, tmp_path, "--queue=night")
-        while JOB not in api.created:
-            assert process.poll() is None, process.communicate()
-            time.sleep(0.05)
+        wait_until(lambda: JOB in api.created, "the RayJob is there", process)
         made = api.stored[JOB]
         assert made["spec"]["suspend"] is True
         assert made["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "night"
         made["status"] = status("Suspended")
-        time.sleep(0.2)
-        assert process.poll() is None
+        looks = len(api.requests)
+        wait_until(lambda: len(api.requests) > looks + 3, "it looks again", process)
         api.course = [RUNNING, status("Failed", 12)]
         made["spec"]["suspend"] = False
-        assert process.wait(30) == 0
+        assert process.wait(PATIENCE) == 0
         process.communicate()
 
 
@@ -284,20 +286,13 @@ def test_a_rayjob_that_kuberay_ends_has_failed() -> None:
     assert stopped.code == ExitCode.FAILED
 
 
-def submit(address: str, folder: Path, job: str, uid: str, *words: str) -> tuple[int, str, str]:
-    """``python -m pipelines.rayjob --submit``."""
-    environment = {**os.environ, **RAY_ENVIRONMENT, "PYTHONPATH": str(ROOT), "JOB_NAME": job, "JOB_UID": uid}
-    pace = ["--poll-seconds=0.2", "--patience-seconds=5", f"--termination-log={folder / 'termination'}"]
-    done = subprocess.run(
-        [sys.executable, "-m", "pipelines.rayjob", TEMPLATE, f"--submit={address}", *pace, "--", *words],
-        env=environment,
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
-    return done.returncode, done.stdout, done.stderr
+def submit(
+    address: str, folder: Path, job: str, uid: str, *words: str, patience_seconds: float = PATIENCE
+) -> tuple[int, str, str]:
+    """``python -m pipelines.rayjob --submit``, in this process."""
+    asked = [TEMPLATE, f"--submit={address}", "--poll-seconds=0.2", f"--patience-seconds={patience_seconds}"]
+    asked += [f"--termination-log={folder / 'termination'}", "--", *words]
+    return called(main, *asked, cwd=folder, JOB_NAME=job, JOB_UID=uid)
 
 
 def exits(code: int, seconds: float = 0) -> list[str]:
@@ -328,7 +323,7 @@ def test_one_job_at_a_time_is_submitted(ray_cluster: tuple[str, str], tmp_path: 
     _, dashboard = ray_cluster
     client = JobSubmissionClient(dashboard)
     labels = Launch(TEMPLATE, "long", "5").labels
-    client.submit_job(entrypoint="sleep 60", submission_id="long", metadata=labels)
+    client.submit_job(entrypoint=f"sleep {PATIENCE:.0f}", submission_id="long", metadata=labels)
     code, out, _ = submit(dashboard, tmp_path, "night-3", "4", *exits(0))
     assert code == 0
     assert "running already, as long" in out
@@ -338,7 +333,7 @@ def test_one_job_at_a_time_is_submitted(ray_cluster: tuple[str, str], tmp_path: 
 
 
 def test_a_cluster_that_does_not_answer_is_one_line(tmp_path: Path) -> None:
-    code, _, err = submit("http://127.0.0.1:9", tmp_path, "night-4", "6", *exits(0))
+    code, _, err = submit("http://127.0.0.1:9", tmp_path, "night-4", "6", *exits(0), patience_seconds=1)
     assert (code, err.count("\n")) == (1, 1)
     assert "the Ray cluster does not take the job" in err
 

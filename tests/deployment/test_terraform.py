@@ -87,6 +87,7 @@ def test_terraform_is_content_with_the_module(terraform: Terraform, tmp_path: Pa
     assert "scan_on_pull" in wrong("validate", "-no-color").stderr
 
 
+@pytest.mark.long
 def test_terraform_tests_of_the_module_pass_and_can_fail(terraform: Terraform, tmp_path: Path) -> None:
     done = terraform("test", "-no-color")
     assert done.returncode == 0, done.stdout
@@ -100,6 +101,7 @@ def test_terraform_tests_of_the_module_pass_and_can_fail(terraform: Terraform, t
     assert "Training must not be able to change shards" in done.stderr + done.stdout
 
 
+@pytest.mark.long
 def test_the_terraform_module_comes_and_goes(terraform: Terraform, tmp_path: Path) -> None:
     """On moto's server; but for the lifecycle rules, which the provider watches settling for a minute."""
     with moto(free_port()) as endpoint:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from pipelines.components import names
@@ -19,7 +20,9 @@ from service.replicas.accelerators.torch_distributed import TorchDistributed
 from service.runs.on_replica.replica import Replica
 from tests.processes import run_replicas
 
-STEPS, OTHER_STEPS = 50, 20
+#: Quickly, and for long.
+STEPS, MANY_STEPS = 10, 50
+OTHER_STEPS, MANY_OTHER_STEPS = 6, 20
 TINY = [
     "dtype=float64",
     "optimizer.learning_rate=1e-3",
@@ -151,9 +154,25 @@ def whole_distance(found: dict[str, Tensor], expected: dict[str, Tensor]) -> flo
     return float((ours - theirs).norm() / theirs.norm())
 
 
+def train_both(
+    rank: int, world_size: int, data: str, steps: int, other_steps: int
+) -> tuple[dict[str, dict[str, Tensor]], dict[str, dict[str, Tensor]]]:
+    """`train_all` of schemes and others, in processes that start once."""
+    return train_all(rank, world_size, data, SCHEMES, steps), train_all(rank, world_size, data, OTHERS, other_steps)
+
+
+Trained = dict[str, dict[str, Tensor]]
+
+
 @pytest.fixture(scope="module")
-def one_replica(digits: Location) -> dict[str, dict[str, Tensor]]:
-    found: dict[str, dict[str, Tensor]] = run_replicas(1, train_all, digits.path, SCHEMES, STEPS)
+def one_replica(digits: Location) -> tuple[Trained, Trained]:
+    found: tuple[Trained, Trained] = run_replicas(1, train_both, digits.path, STEPS, OTHER_STEPS)
+    return found
+
+
+@pytest.fixture(scope="module")
+def one_replica_for_long(digits: Location) -> tuple[Trained, Trained]:
+    found: tuple[Trained, Trained] = run_replicas(1, train_both, digits.path, MANY_STEPS, MANY_OTHER_STEPS)
     return found
 
 
@@ -167,24 +186,39 @@ def compare(
         assert worst < limit, name
 
 
-@pytest.mark.parametrize("count", [2, 3, 4])
+@pytest.fixture(scope="module")
+def three_replicas(digits: Location) -> tuple[Trained, Trained]:
+    found: tuple[Trained, Trained] = run_replicas(3, train_both, digits.path, STEPS, OTHER_STEPS)
+    return found
+
+
 def test_replicas_give_the_weights_of_one(
-    count: int, digits: Location, one_replica: dict[str, dict[str, Tensor]]
+    three_replicas: tuple[Trained, Trained], one_replica: tuple[Trained, Trained]
 ) -> None:
-    compare(count, STEPS, run_replicas(count, train_all, digits.path, SCHEMES, STEPS), one_replica, 1e-10)
+    compare(3, STEPS, three_replicas[0], one_replica[0], 1e-10)
 
 
-def test_replicas_give_the_weights_of_one_for_every_kind_of_batch_statistic(digits: Location) -> None:
-    expected = run_replicas(1, train_all, digits.path, OTHERS, OTHER_STEPS)
-    for count in (2, 3):
-        compare(count, OTHER_STEPS, run_replicas(count, train_all, digits.path, OTHERS, OTHER_STEPS), expected, 1e-9)
+def test_replicas_give_the_weights_of_one_for_every_kind_of_batch_statistic(
+    three_replicas: tuple[Trained, Trained], one_replica: tuple[Trained, Trained]
+) -> None:
+    compare(3, OTHER_STEPS, three_replicas[1], one_replica[1], 1e-9)
 
 
-def test_training_changes_every_weight(digits: Location, one_replica: dict[str, dict[str, Tensor]]) -> None:
+@pytest.mark.long
+@pytest.mark.parametrize("count", [2, 3, 4])
+def test_any_number_of_replicas_gives_the_weights_of_one_after_many_steps(
+    count: int, digits: Location, one_replica_for_long: tuple[Trained, Trained]
+) -> None:
+    found = run_replicas(count, train_both, digits.path, MANY_STEPS, MANY_OTHER_STEPS)
+    compare(count, MANY_STEPS, found[0], one_replica_for_long[0], 1e-10)
+    compare(count, MANY_OTHER_STEPS, found[1], one_replica_for_long[1], 1e-9)
+
+
+def test_training_changes_every_weight(digits: Location, one_replica: tuple[Trained, Trained]) -> None:
     for name, options in SCHEMES.items():
         _, replica = build(options, 0, 1, digits.path)
         for key, start in weights(replica).items():
-            assert not torch.equal(start, one_replica[name][key]), f"{name}: {key}"
+            assert not torch.equal(start, one_replica[0][name][key]), f"{name}: {key}"
 
 
 def count_collectives(rank: int, world_size: int, data: str, runs: dict[str, list[str]]) -> dict[str, list[int]]:
@@ -252,12 +286,19 @@ def train_in_two_parts(rank: int, world_size: int, data: str, folder: str, names
     return found
 
 
-@pytest.mark.parametrize("count", [1, 3])
+def train_whole_and_resumed(rank: int, world_size: int, data: str, folder: str, names: list[str], half: int) -> Any:
+    """Each scheme trained at once, and in two parts by replicas that are built anew, in processes that start once."""
+    whole = train_in_two_parts(rank, world_size, data, "", names, half)
+    train_in_two_parts(rank, world_size, data, folder, names, half)
+    if world_size > 1:
+        dist.barrier()  # The first replica has written its checkpoints.
+    return whole, train_in_two_parts(rank, world_size, data, folder, names, half)
+
+
+@pytest.mark.parametrize("count", [1, 2, pytest.param(3, marks=pytest.mark.long)])
 def test_a_resumed_run_is_the_uninterrupted_one_to_the_last_bit(count: int, digits: Location, tmp_path: Path) -> None:
     names = [*SCHEMES, *OTHERS]
-    whole = run_replicas(count, train_in_two_parts, digits.path, "", names, 3)
-    run_replicas(count, train_in_two_parts, digits.path, str(tmp_path), names, 3)
-    resumed = run_replicas(count, train_in_two_parts, digits.path, str(tmp_path), names, 3)
+    whole, resumed = run_replicas(count, train_whole_and_resumed, digits.path, str(tmp_path), names, 3)
     for name in names:
         assert whole[name].keys() == resumed[name].keys()
         for key, value in whole[name].items():

@@ -13,11 +13,14 @@ import ray
 from ray.cluster_utils import Cluster
 
 from pipelines.components import ConfigError
+from service.configuration.recipe import load
 from service.replicas.accelerators import AcceleratorError
 from service.replicas.accelerators.xla_pod import Slice, find_slice
+from service.runs.driver.cluster import replicas
 from service.runs.on_replica import worker
 from service.tracking.progress import StatusActor
-from tests.conftest import RAY_ENVIRONMENT, train
+from service.train import main
+from tests.conftest import RAY_ENVIRONMENT, called, train
 
 TINY = ["digits", "steps=2", "network.generator_channels=4", "network.critic_channels=4"]
 XLA = "cluster.accelerator=xla"
@@ -64,6 +67,14 @@ def test_the_clusters_only_kind_of_slice_is_the_one() -> None:
         find_slice([], "v5litepod", None)
 
 
+@pytest.fixture(scope="module")
+def joined(ray_cluster: tuple[str, str]) -> Iterator[None]:
+    """This process is a driver of a cluster without a TPU."""
+    ray.init(address=ray_cluster[0], log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -79,12 +90,19 @@ def test_the_clusters_only_kind_of_slice_is_the_one() -> None:
         (["cluster.emulated_chips=2", "replicas=2", "cluster.min_replicas=1"], "cluster.min_replicas: "),
     ],
 )
-def test_what_cannot_be_is_said_in_one_line(
-    words: list[str], said: str, ray_cluster: tuple[str, str], tmp_path: Path
-) -> None:
-    code, _, err = train(*TINY, XLA, *words, f"storage={tmp_path}", address=ray_cluster[0])
+@pytest.mark.usefixtures("joined")
+def test_what_cannot_be_is_said_in_one_line(words: list[str], said: str) -> None:
+    on = [] if any(word.startswith("cluster.accelerator=") for word in words) else [XLA]
+    with pytest.raises(ConfigError) as raised:
+        replicas(load("digits", [*TINY[1:], *on, *words]))
+    assert said in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_the_command_says_that_line(ray_cluster: tuple[str, str], tmp_path: Path) -> None:
+    ray.shutdown()
+    code, _, err = called(main, *TINY, XLA, f"storage={tmp_path}", address=ray_cluster[0])
     assert code == 2
-    assert said in err and len(err.strip().splitlines()) == 1, err
+    assert err.startswith("error: cluster.accelerator: xla needs a TPU") and err.count("\n") == 1, err
 
 
 @contextlib.contextmanager

@@ -23,7 +23,8 @@ from service.configuration.config import Run
 from service.configuration.recipe import load
 from service.configuration.tree import dump
 from service.generator import Generator, save
-from tests.conftest import train
+from service.train import main
+from tests.conftest import called
 from tests.made_data import encoded, write_folder
 
 SMALL = ["evaluation.samples=300", "evaluation.features.name=classifier", "evaluation.features.steps=40"]
@@ -158,7 +159,7 @@ def test_a_data_set_without_labels_cannot_have_a_classifier(tmp_path: Path) -> N
 def test_checkpoints_are_measured_while_training_goes_on(tmp_path: Path, ray_cluster: tuple[str, str]) -> None:
     words = ["steps=8", "checkpoints.every=4", "checkpoints.score_images=16", "cluster.cpus_per_replica=1", *SMALL]
     storage = [f"storage={tmp_path}", "name=judged", "evaluation.samples=40", "evaluation.during_training=true"]
-    code, out, err = train("digits", *words, *storage, address=ray_cluster[0])
+    code, out, err = called(main, "digits", *words, *storage, address=ray_cluster[0])
     assert code == 0, out + err
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     (run,) = client.search_runs([client.get_experiment_by_name("selfgan").experiment_id])

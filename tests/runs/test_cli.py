@@ -13,7 +13,8 @@ from service.configuration.recipe import load
 from service.configuration.recipe_texts import recipes
 from service.configuration.tree import dump
 from service.runs.driver.cluster import even_share, places
-from tests.conftest import free_port, train
+from service.train import main
+from tests.conftest import called, train
 
 
 def test_help_lists_every_recipe_and_option_with_its_default() -> None:
@@ -90,7 +91,7 @@ MISTAKES = [
     (["digits", "tracking.uri=nosuch://x"], "tracking.uri: nosuch://x"),
     (["resume=nothing"], "resume: there is no run 'nothing' in"),
     (["self-gan-mnist", "data.source.uri=/nowhere"], "data.source.uri: '/nowhere' does not exist"),
-    (["digits", f"tracking.uri=http://127.0.0.1:{free_port()}"], "tracking.uri: no MLflow server answers at"),
+    (["digits", "tracking.uri=http://127.0.0.1:1"], "tracking.uri: no MLflow server answers at"),
     (["digits", "storage=gs3://bucket"], "gs3://bucket"),
 ]
 
@@ -98,14 +99,22 @@ MISTAKES = [
 @pytest.mark.parametrize(
     ("words", "says"), MISTAKES, ids=lambda value: " ".join(value) if isinstance(value, list) else ""
 )
-def test_a_mistake_is_one_line_and_exit_code_2(words: list[str], says: str, tmp_path: Path) -> None:
+def test_a_mistake_is_one_line_and_exit_code_2(
+    words: list[str], says: str, tmp_path: Path, ray_cluster: tuple[str, str]
+) -> None:
     storage = [] if any(word.startswith("storage=") for word in words) else [f"storage={tmp_path / 'runs'}"]
-    code, out, err = train(*words, *storage)
+    code, out, err = called(main, *words, *storage, address=ray_cluster[0])
     assert code == 2, err
     assert err.count("\n") == 1, err
     assert says in err
     assert out.strip() == ""
     assert not list(tmp_path.glob("runs/digits*")), "a refused run leaves nothing behind"
+
+
+def test_the_command_itself_ends_with_that_line_and_that_code(tmp_path: Path) -> None:
+    code, out, err = train("digits", "stepps=1", f"storage={tmp_path}")
+    assert (code, out) == (2, "")
+    assert err == "error: stepps: no such key; did you mean 'steps'?\n"
 
 
 def test_a_submitted_job_writes_where_ray_does_not_clean_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +17,8 @@ import requests
 from PIL import Image
 
 from tests.conftest import ROOT, free_port, started_cluster
-from tests.data.s3_servers import BUCKET, environment, moto
+from tests.data.s3_servers import BUCKET, SECRET, environment, moto
+from tests.patience import PATIENCE, wait_until
 
 TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "a-token-of-the-tests-" + "0" * 43}
 USER = {"MLFLOW_TRACKING_USERNAME": "admin", "MLFLOW_TRACKING_PASSWORD": "password-of-the-tests"}
@@ -41,8 +41,8 @@ class Service(NamedTuple):
 
     def run(self, *command: str, **changed: str) -> tuple[int, str]:
         done = subprocess.run(
-            [sys.executable, *command],
-            cwd=ROOT, env={**self.environment, **changed}, capture_output=True, text=True, timeout=300, check=False,
+            [sys.executable, *command], cwd=ROOT, env={**self.environment, **changed},
+            capture_output=True, text=True, timeout=PATIENCE, check=False,
         )  # fmt: skip
         return done.returncode, done.stdout + done.stderr
 
@@ -81,19 +81,20 @@ def serving(command: list[str], health: str, folder: Path, given: dict[str, str]
     with said.open("w") as log:
         process = subprocess.Popen(command, cwd=folder, env=given, stdout=log, stderr=log, start_new_session=True)
     try:
-        deadline = time.monotonic() + 120
-        while True:
-            with contextlib.suppress(requests.RequestException):
-                requests.get(health, timeout=1).raise_for_status()
-                break
-            if process.poll() is not None or time.monotonic() > deadline:
-                pytest.fail(f"{command} did not start: {said.read_text()[-2000:]}")
-            time.sleep(0.2)
+        wait_until(lambda: process.poll() is not None or healthy(health), f"{command} answers")
+        assert process.poll() is None, f"{command} did not start: {said.read_text()[-2000:]}"
         yield
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+
+
+def healthy(address: str) -> bool:
+    try:
+        return requests.get(address, timeout=5).ok
+    except requests.RequestException:
+        return False
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +117,7 @@ def test_a_submission_ends_with_a_champion_that_makes_images(service: Service, t
     code, said = service.retrain("night-1")
     assert code == 0, said
     assert "promoted" in said
+    assert SECRET not in said
     asked = ["service/generate.py", "--model", "models:/selfgan-digits@champion", "--tracking", service.mlflow]
     asked += ["--cache", str(tmp_path / "cache"), "--n", "6", "--seed", "7"]
     code, said = service.run(*asked, "--out", str(tmp_path / "grid.png"))
@@ -132,12 +134,13 @@ def test_the_same_data_are_nothing_new(service: Service) -> None:
     assert code == 0 and "nothing new" in said.lower(), said
 
 
+@pytest.mark.long
 def test_ray_job_submit_passes_the_verdict_on(service: Service) -> None:
     command = [sys.executable, "-m", "pipelines.retrain", *RECIPE, f"tracking.uri={service.mlflow}", "seed=1"]
     ray = str(Path(sys.executable).with_name("ray"))
     done = subprocess.run(
         [ray, "job", "submit", "--address", service.dashboard, "--working-dir", str(ROOT), "--", *command],
-        env=service.environment, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False,
+        env=service.environment, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE, check=False,
     )  # fmt: skip
     said = done.stdout + done.stderr
     assert "promoted: better" in said or "held: not clearly better" in said, said
@@ -158,7 +161,7 @@ def test_mlflow_serves_images(service: Service, tmp_path: Path) -> None:
     given = {**service.environment, "MLFLOW_TRACKING_URI": service.mlflow, "PATH": programs}
     with serving(command, f"http://127.0.0.1:{port}/ping", tmp_path, given):
         asked = {"dataframe_split": {"columns": ["n", "seed"], "data": [[3, 7]]}}
-        answer = requests.post(f"http://127.0.0.1:{port}/invocations", json=asked, timeout=60)
+        answer = requests.post(f"http://127.0.0.1:{port}/invocations", json=asked, timeout=PATIENCE)
     assert answer.status_code == 200, answer.text
     images = json.loads(answer.text)["predictions"]
     assert (len(images), len(images[0]), len(images[0][0]), len(images[0][0][0])) == (3, 16, 16, 1)

@@ -1,12 +1,12 @@
 """What Prometheus sees of a run, scraped from a real Ray node."""
 
 import re
-import time
 
 import ray
 import requests
 
 from service.tracking.gauges import Gauges
+from tests.patience import PATIENCE, wait_until
 
 LABELS = {"run": "night-1", "recipe": "digits"}
 
@@ -18,17 +18,14 @@ def test_a_runs_numbers_are_on_the_nodes_metrics_page(ray_cluster: tuple[str, st
         gauges = Gauges(**LABELS, attempts=2)
         gauges.set(50, {"images_per_second": 410.0, "weight/real": 0.5, "loss/real": 0.7})
         expected = {"step": 50.0, "images_per_second": 410.0, "attempts": 2.0, "loss_weight": 0.5}
-        deadline = time.monotonic() + 60
-        while (found := scraped(port)) != expected:
-            assert time.monotonic() < deadline, found
-            time.sleep(0.5)
+        wait_until(lambda: scraped(port) == expected, f"{expected} on the page")
     finally:
         ray.shutdown()
 
 
 def scraped(port: int) -> dict[str, float]:
     """Our gauges of the run, by name."""
-    page = requests.get(f"http://127.0.0.1:{port}/metrics", timeout=5).text
+    page = requests.get(f"http://127.0.0.1:{port}/metrics", timeout=PATIENCE).text
     lines = re.findall(r"^ray_selfgan_(\w+)\{(.*)\} (\S+)$", page, re.MULTILINE)
     return {
         name: float(value)

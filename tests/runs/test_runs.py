@@ -1,11 +1,11 @@
 """Whole runs, as a user starts them: the command line, Ray Train on a running cluster, MLflow on SQLite."""
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,11 +19,17 @@ from torch import Tensor
 from pipelines.storage.location import Location
 from service.artifacts import best, checkpoints
 from service.configuration.recipe import load
-from tests.conftest import RAY_ENVIRONMENT, ROOT, free_port, train, train_command
+from service.train import main
+from tests.conftest import RAY_ENVIRONMENT, ROOT, called, free_port, train_command
+from tests.patience import PATIENCE, wait_until
 from tests.replicas.test_replicas import TINY, distance
 
 SHORT = [*TINY, "batch.size=24", "logging.every=5", "checkpoints.score_images=64", "cluster.cpus_per_replica=1"]
 STEPS = 60
+
+
+def train(*words: str, address: str | None = None) -> tuple[int, str, str]:
+    return called(main, *words, address=address)
 
 
 def options(storage: Path, *more: str) -> list[str]:
@@ -101,6 +107,7 @@ numpy.save("images.npy", images)
     assert done.returncode == 0, done.stderr[-2000:]
 
 
+@pytest.mark.long
 def test_the_last_checkpoints_and_the_best_are_kept(finished: tuple[Path, str], ray_cluster: tuple[str, str]) -> None:
     storage, _ = finished
     words = options(storage, "name=kept", "checkpoints.every=10", "checkpoints.keep=2", "optimizer.learning_rate=0.3")
@@ -116,28 +123,28 @@ def test_the_last_checkpoints_and_the_best_are_kept(finished: tuple[Path, str], 
     assert checkpoints.load(storage / "kept" / found.folder).step == found.step
 
 
-def replicas() -> Iterator[psutil.Process]:
-    """The processes that are training: those of one run, as tests run one at a time."""
+def replicas(address: str) -> Iterator[psutil.Process]:
+    """The processes that are training on a cluster: those of one run, as tests run one at a time."""
+    port = ":" + address.rpartition(":")[2]  # Ray names the host as it likes.
     for process in psutil.process_iter(["cmdline"]):
-        line = " ".join(process.info["cmdline"] or [])
-        if "RayTrainWorker" in line:
-            yield process
+        with contextlib.suppress(psutil.NoSuchProcess):
+            parent = process.parent()
+            if parent and "RayTrainWorker" in " ".join(process.cmdline()) and port in " ".join(parent.cmdline()):
+                yield process
 
 
 def test_a_killed_replica_costs_nothing(finished: tuple[Path, str], ray_cluster: tuple[str, str]) -> None:
     storage, _ = finished
     words = options(storage, "replicas=2", "name=killed")
     command = train_command("digits", *words, address=ray_cluster[0])
-    deadline = time.monotonic() + 120
     journal = storage / "killed" / "metrics.jsonl"
     # Past the first checkpoint, before the second: no boundary, so the replica dies within a step.
-    while time.monotonic() < deadline and not (storage / "killed" / "step-00000020" / "state.json").exists():
-        assert command.poll() is None, command.communicate()
-        time.sleep(0.02)
-    victims = list(replicas())
+    first = storage / "killed" / "step-00000020" / "state.json"
+    wait_until(first.exists, "the first checkpoint", command)
+    victims = list(replicas(ray_cluster[0]))
     assert victims, "no replica to kill"
     os.kill(victims[-1].pid, signal.SIGKILL)
-    out, err = command.communicate(timeout=120)
+    out, err = command.communicate(timeout=PATIENCE)
     assert command.returncode == 0, err
     assert "attempt 2" in out
     whole, again = final(storage, "whole"), final(storage, "killed")
@@ -151,16 +158,15 @@ def test_an_interrupted_run_says_how_to_go_on(finished: tuple[Path, str], ray_cl
     storage, _ = finished
     words = [word for word in options(storage, "name=interrupted") if not word.startswith("steps")]
     command = train_command("digits", *words, "steps=100000", address=ray_cluster[0])
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and not (storage / "interrupted" / "step-00000020" / "state.json").exists():
-        time.sleep(0.1)
+    first = storage / "interrupted" / "step-00000020" / "state.json"
+    wait_until(first.exists, "the first checkpoint", command)
     command.send_signal(signal.SIGINT)
-    _, err = command.communicate(timeout=60)
+    _, err = command.communicate(timeout=PATIENCE)
     assert command.returncode == 130
     assert err.splitlines()[-1] == "interrupted; resume=interrupted continues from the last checkpoint"
     client, run_id = run_of(storage, "interrupted")
     assert client.get_run(run_id).info.status == "KILLED"
-    assert not list(replicas())
+    wait_until(lambda: not list(replicas(ray_cluster[0])), "the replicas end")
 
 
 def test_a_stopped_run_goes_on_with_another_number_of_replicas(
@@ -191,6 +197,7 @@ def test_a_divergence_ends_the_run_and_says_where(finished: tuple[Path, str], ra
     assert client.get_run(run_id).info.status == "FAILED"
 
 
+@pytest.mark.long
 def test_ray_job_submit_runs_the_same_command(finished: tuple[Path, str], ray_cluster: tuple[str, str]) -> None:
     storage, _ = finished
     ray = Path(sys.executable).with_name("ray")
@@ -198,7 +205,7 @@ def test_ray_job_submit_runs_the_same_command(finished: tuple[Path, str], ray_cl
     submit = [str(ray), "job", "submit", "--address", ray_cluster[1], "--working-dir", ".", "--"]
     done = subprocess.run(
         [*submit, *f"{sys.executable} service/train.py digits {words}".split()],
-        cwd=ROOT, env={**os.environ, **RAY_ENVIRONMENT}, capture_output=True, text=True, check=False, timeout=120,
+        cwd=ROOT, env={**os.environ, **RAY_ENVIRONMENT}, capture_output=True, text=True, check=False, timeout=PATIENCE,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     whole, again = final(storage, "whole"), final(storage, "submitted")

@@ -22,7 +22,8 @@ RECIPES = ROOT / "service" / "recipes"
 
 
 #: What a smaller batch and three steps want otherwise.
-OVERRIDES = {"noisy-gan-mnist": ["scheme.critic_batch=8"], "guide-gan-mnist": ["scheme.real_first_steps=1"]}
+OVERRIDES = {"noisy-gan-mnist": ["scheme.critic_batch=8"], "guide-gan-mnist": ["scheme.real_first_steps=1"],
+             "wgan-mnist": ["scheme.more_at_first.critic_steps=8"]}  # fmt: skip
 #: The cosine of critics that know nothing is 1, and the generator's weight as small as its loss at first.
 STEPS = {"self-sim-gan-mnist": 100}
 

@@ -49,13 +49,19 @@ def spoiled(rank: int, world_size: int, data: str, name: str, bad_step: int) -> 
     return replica.diverged(), moved
 
 
+def spoiled_each(
+    rank: int, world_size: int, data: str, names: list[str], bad_step: int
+) -> list[tuple[Diverged | None, bool]]:
+    return [spoiled(rank, world_size, data, name, bad_step) for name in names]
+
+
 @pytest.mark.parametrize("count", [1, 2])
-@pytest.mark.parametrize("name", ["loss, weighted", "validity, normalised, 8 shards"])
-def test_a_bad_value_on_one_replica_stops_the_updates_of_all(count: int, name: str, digits: Location) -> None:
-    verdict, moved = run_replicas(count, spoiled, digits.path, name, 4)
-    assert verdict == Diverged(4, ("real",))
-    assert not moved
-    assert str(verdict) == "diverged at step 4: real not finite"
+def test_a_bad_value_on_one_replica_stops_the_updates_of_all(count: int, digits: Location) -> None:
+    names = ["loss, weighted", "validity, normalised, 8 shards"]
+    for verdict, moved in run_replicas(count, spoiled_each, digits.path, names, 4):
+        assert verdict == Diverged(4, ("real",))
+        assert not moved
+        assert str(verdict) == "diverged at step 4: real not finite"
 
 
 def test_the_first_bad_step_of_each_term_is_kept() -> None:
