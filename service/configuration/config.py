@@ -117,7 +117,7 @@ class Run(Options):
     ema: Ema | None = Field(None, description="average the generator's weights: {} or {decay: 0.999}")
     logging: Logging = Logging()
     checkpoints: Checkpoints = Checkpoints()
-    replicas: int = Field(1, ge=1, description="processes that train; they do not change the result")
+    replicas: int = Field(1, ge=1, description="processes that train; batch statistics stay global")
     cluster: Cluster = Cluster()
     tracking: Tracking = Tracking()
     evaluation: Evaluation = Evaluation()

@@ -41,7 +41,7 @@ class Checkpoints(Options):
 
 
 class Cluster(Options):
-    """Where a run runs. None of it changes the result."""
+    """Where a run runs. None of it changes the algorithm."""
 
     address: str = Field("auto", description="address of the Ray cluster; auto: the running one, else a local one")
     min_replicas: int | None = Field(None, ge=1, description="let Ray resize the run down to this many replicas")

@@ -13,7 +13,7 @@ from pipelines.components import nearest
 from pipelines.exit_codes import ExitCode, exit_with
 
 _HELP = """\
-selfgan trains GANs on any number of machines, with the same result on all.
+selfgan trains GANs on any number of machines, by the same algorithm on all.
 
   selfgan train                  train the default recipe: digits, 3 minutes
   selfgan train digits steps=500 replicas=2

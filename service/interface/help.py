@@ -15,8 +15,9 @@ from service.interface.parts import value_of
 _HELP = """\
 usage: {prog} [RECIPE] [KEY=VALUE ...] [--dry-run] [--help]
 
-Trains a recipe: one of `selfgan recipes`, or a YAML file of your own. The
-result is the same on any number of replicas.
+Trains a recipe: one of `selfgan recipes`, or a YAML file of your own. Batch
+statistics and loss weights are those of the whole batch, on any number of
+replicas.
 
 examples:
   selfgan train                             the default: digits
