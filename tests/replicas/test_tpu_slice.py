@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 import ray
 from ray.cluster_utils import Cluster
-from service.runs.driver.cluster import replicas
 
 from pipelines.components import ConfigError
 from service.configuration.recipe import load
 from service.replicas.accelerators import AcceleratorError
 from service.replicas.accelerators.xla_pod import Slice, find_slice
+from service.runs.driver.cluster import replicas
 from service.runs.on_replica import worker
 from service.tracking.progress import StatusActor
 from service.train import main
