@@ -18,6 +18,7 @@ from pathlib import Path
 import psutil
 import pytest
 import ray
+import torch
 
 from pipelines.data.images import Transform
 from pipelines.data.ingest import ingest
@@ -28,6 +29,8 @@ from tests.patience import PATIENCE, wait_until
 ROOT = Path(__file__).resolve().parent.parent
 #: Whether a token is asked for would else depend on what this user has run before.
 RAY_ENVIRONMENT = {"RAY_AUTH_MODE": "disabled"}
+if "PYTEST_XDIST_WORKER" in os.environ:  # Threads that wait for each other by turning round cost minutes.
+    torch.set_num_threads(1)
 SHARED = ROOT.parent / "shared" / "data"
 
 
