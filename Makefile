@@ -1,9 +1,12 @@
-# `make train` trains the default recipe, `make test` runs the quick tests, `make test-all` all, `make test-xla` those of XLA. All set up what they need.
+# `make train` trains the default recipe, `make test` runs the quick tests, `make test-all` all of them, and
+# `make test-xla` those of XLA. All set up what they need.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 XLA := .venv-xla
+# Tests of one file stay together, as they share runs; each worker has a Ray cluster of its own.
+WORKERS := -n 2 --dist loadfile
 
 .PHONY: train test test-all test-xla lint bench clean lock lock-image
 
@@ -11,11 +14,11 @@ train: $(READY)
 	$(BIN)/python service/train.py $(ARGS)
 
 test: $(READY)
-	$(BIN)/python -m pytest -m "not long" $(ARGS)
+	$(BIN)/python -m pytest $(WORKERS) -m "not long" $(ARGS)
 
 # Those of `make test`, and those that take long.
 test-all: $(READY)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest $(WORKERS) $(ARGS)
 
 # torch_xla wants a torch of its own, so it has an environment of its own: 8 GB, with the CUDA that comes with it.
 test-xla: $(XLA)/.ready

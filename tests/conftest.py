@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -16,6 +18,7 @@ from pathlib import Path
 import psutil
 import pytest
 import ray
+import torch
 
 from pipelines.data.images import Transform
 from pipelines.data.ingest import ingest
@@ -26,6 +29,8 @@ from tests.patience import PATIENCE, wait_until
 ROOT = Path(__file__).resolve().parent.parent
 #: Whether a token is asked for would else depend on what this user has run before.
 RAY_ENVIRONMENT = {"RAY_AUTH_MODE": "disabled"}
+if "PYTEST_XDIST_WORKER" in os.environ:  # Threads that wait for each other by turning round cost minutes.
+    torch.set_num_threads(1)
 SHARED = ROOT.parent / "shared" / "data"
 
 
@@ -93,11 +98,20 @@ def called(
     return code, out.getvalue(), err.getvalue()
 
 
+#: Ports below those that the system gives to any program that asks for one, and above those of Ray's own workers.
+#: Every process that runs tests goes through a range of its own, as a port is not taken before a server has started.
+_RANGE = 20_000 + 4_000 * (int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % 3)
+_PORTS = itertools.cycle(range(_RANGE, _RANGE + 4_000))
+for _ in range(random.randrange(4_000)):  # Somebody else may run these tests on the same machine.
+    next(_PORTS)
+
+
 def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-    return port
+    while True:
+        port = next(_PORTS)
+        with socket.socket() as listener, contextlib.suppress(OSError):
+            listener.bind(("127.0.0.1", port))
+            return port
 
 
 @pytest.fixture(scope="session")
