@@ -37,7 +37,7 @@ class Options(BaseModel):
             raise ValueError("input should not be empty; null leaves it out")
         annotation = cls.model_fields[info.field_name or ""].annotation
         if isinstance(value, bool) and not {bool, Any} & {annotation, *get_args(annotation)}:
-            raise ValueError("input should be no switch; YAML reads yes, no, on and off as true and false")
+            raise ValueError("expected a value, got a boolean; quote yes, no, on and off, which YAML reads as booleans")
         return value
 
 

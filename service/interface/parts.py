@@ -90,8 +90,8 @@ def _named(word: str, known: Sequence[str]) -> Family:
 
 def _families() -> Iterator[str]:
     for family in FAMILIES:
-        yield f"{family.key}=  {sentence(family.package)}"
-        yield paragraph(names(family.package), 4)
+        yield entry(f"{family.key}=", sentence(family.package).partition(": ")[2], column=24)
+        yield paragraph(names(family.package), 6)
     yield "\nselfgan parts FAMILY shows what each is, with its options."
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 
 from service.models.blocks import GaussianNoise
@@ -22,13 +22,35 @@ from service.replicas.global_batch import GlobalBatch
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 _ELEMENT_DROPOUTS = (nn.Dropout,)
 _CHANNEL_DROPOUTS = (nn.Dropout2d,)
+_DROPOUTS = _ELEMENT_DROPOUTS + _CHANNEL_DROPOUTS
 
 
-def follow_global_batch(module: nn.Module, batch: GlobalBatch, name: str) -> nn.Module:
-    """`module` with every batch norm and dropout in it made to follow `batch`. `name` keys its draws."""
-    if isinstance(module, _BATCH_NORMS):
+def follow_global_batch(
+    module: nn.Module, batch: GlobalBatch, name: str, followers: dict[int, nn.Module] | None = None
+) -> nn.Module:
+    """`module` with every batch norm and dropout in it made to follow `batch`.
+
+    Args:
+        name: keys its draws.
+        followers: what has been made of modules so far, by `id`: one that is used twice stays one.
+
+    Raises:
+        TypeError: a layer looks at the batch, or draws noise, in a way that has no counterpart here.
+    """
+    followers = {} if followers is None else followers
+    if id(module) not in followers:
+        followers[id(module)] = _follower(module, batch, name)
+        for child_name, child in list(module._modules.items()):  # named_children() leaves out what it has given before.
+            if child is not None and followers[id(module)] is module:
+                setattr(module, child_name, follow_global_batch(child, batch, f"{name}.{child_name}", followers))
+    return followers[id(module)]
+
+
+def _follower(module: nn.Module, batch: GlobalBatch, name: str) -> nn.Module:
+    """What takes a layer's place; the layer itself if it looks at nothing but its own row."""
+    if isinstance(module, _BATCH_NORMS) and type(module) in _BATCH_NORMS:  # A subclass may have a forward of its own.
         return GlobalBatchNorm(module, batch)
-    if isinstance(module, _ELEMENT_DROPOUTS + _CHANNEL_DROPOUTS):
+    if isinstance(module, _DROPOUTS) and type(module) in _DROPOUTS:
         return KeyedDropout(module, batch, name)
     if isinstance(module, MinibatchLayer):
         return GlobalMinibatch(module, batch)
@@ -40,12 +62,12 @@ def follow_global_batch(module: nn.Module, batch: GlobalBatch, name: str) -> nn.
         return module
     if isinstance(module, GaussianNoise):
         return KeyedNoise(module, batch, name)
-    if isinstance(module, _BatchNorm | _DropoutNd | nn.SyncBatchNorm):
+    tracks = isinstance(module, _NormBase) and module.track_running_stats
+    draws = isinstance(module, nn.RReLU) or (isinstance(module, nn.MultiheadAttention) and module.dropout > 0)
+    if isinstance(module, _BatchNorm | _DropoutNd | nn.SyncBatchNorm) or tracks or draws:
         raise TypeError(
             f"{name}: {type(module).__name__} sees only this replica's rows; give it a counterpart in global_layers.py"
         )
-    for child_name, child in module.named_children():
-        setattr(module, child_name, follow_global_batch(child, batch, f"{name}.{child_name}"))
     return module
 
 
@@ -63,8 +85,8 @@ class GlobalBatchNorm(nn.Module):
         super().__init__()
         self.weight, self.bias = plain.weight, plain.bias
         self.eps = plain.eps
-        if plain.momentum is None:
-            raise TypeError("batch norm with a cumulative average (momentum=None) is not supported")
+        if plain.momentum is None or not plain.affine or not plain.track_running_stats:
+            raise TypeError("batch norm needs a momentum, affine=True and track_running_stats=True here")
         self.momentum = plain.momentum
         for buffer in ("running_mean", "running_var", "num_batches_tracked"):
             self.register_buffer(buffer, getattr(plain, buffer))

@@ -1,4 +1,4 @@
-"""Tasks: what the networks are shown, and which terms that gives beside the adversarial ones; one task a file.
+"""Tasks: what the networks are shown, and the losses beside the adversarial ones; one task a file.
 
 A task plays one or more *games*, each a critic of its own that tells generated images from real ones.
 """

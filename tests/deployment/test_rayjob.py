@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kubernetes.config import kube_config
 
 from pipelines.exit_codes import ExitCode
 from pipelines.rayjob.__main__ import main
@@ -78,7 +79,9 @@ def launch(api: KubernetesApi, folder: Path, *options: str, words: list[str] = W
     """The same in this process."""
     given = {"JOB_NAME": JOB, "JOB_UID": UID, "NAMESPACE": "selfgan"}
     kubeconfig = str(api.kubeconfig(folder / "kubeconfig"))
-    return called(main, *asked(folder, *options, words=words), cwd=folder, KUBECONFIG=kubeconfig, **given)
+    with pytest.MonkeyPatch.context() as patch:  # The client looks at KUBECONFIG when it is imported, and never again.
+        patch.setattr(kube_config, "KUBE_CONFIG_DEFAULT_LOCATION", kubeconfig)
+        return called(main, *asked(folder, *options, words=words), cwd=folder, **given)
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ SHELL, PYTHON = blocks("README.md", "sh"), [*blocks("README.md", "python"), *blo
 
 def runs(block: str) -> bool:
     """Whether a block trains, or serves: those take a minute."""
-    return re.search(r"selfgan train \w+( |$)(?!--help)|train\(|models serve", block, re.MULTILINE) is not None
+    return re.search(r"selfgan train (?!\S+ --help)|train\(|models serve", block) is not None
 
 
 def as_cases(several: list[str]) -> list[object]:

@@ -137,6 +137,7 @@ def pod() -> Iterator[str]:
             cluster.shutdown()
 
 
+@pytest.mark.long
 def test_a_run_takes_the_whole_slice(pod: str, tmp_path: Path) -> None:
     """As far as one gets without chips: Ray has reserved the slice, and a worker has started on each of its hosts."""
     words = [*TINY, f"storage={tmp_path}", "replicas=4"]  # The accelerator is found.

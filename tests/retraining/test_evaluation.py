@@ -32,7 +32,8 @@ QUIET = Console(quiet=True)
 
 
 def run_of(storage: Path, *words: str) -> Run:
-    return load("digits", [f"storage={storage}", *SMALL, *words])
+    given = dict(word.split("=", 1) for word in [f"storage={storage}", *SMALL, *words])
+    return load("digits", [f"{key}={value}" for key, value in given.items()])
 
 
 def generator_of(run: Run, folder: Path, seed: int = 0) -> Generator:
@@ -157,8 +158,9 @@ def test_a_data_set_without_labels_cannot_have_a_classifier(tmp_path: Path) -> N
 
 
 def test_checkpoints_are_measured_while_training_goes_on(tmp_path: Path, ray_cluster: tuple[str, str]) -> None:
-    words = ["steps=8", "checkpoints.every=4", "checkpoints.score_images=16", "cluster.cpus_per_replica=1", *SMALL]
-    storage = [f"storage={tmp_path}", "name=judged", "evaluation.samples=40", "evaluation.during_training=true"]
+    words = ["steps=8", "checkpoints.every=4", "checkpoints.score_images=16", "cluster.cpus_per_replica=1"]
+    words += ["evaluation.samples=40", *SMALL[1:]]
+    storage = [f"storage={tmp_path}", "name=judged", "evaluation.during_training=true"]
     code, out, err = called(main, "digits", *words, *storage, address=ray_cluster[0])
     assert code == 0, out + err
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")

@@ -108,7 +108,8 @@ def test_new_data_are_trained_on_and_what_is_not_better_is_held(nights: Nights) 
     assert both[1]["promotion.verdict"] == "held" and both[1]["git.commit"]
 
 
-@pytest.mark.parametrize("stage", [pytest.param("begun.json", marks=pytest.mark.long), "trained.json"])
+@pytest.mark.parametrize("stage", ["begun.json", "trained.json"])
+@pytest.mark.long
 def test_killed_at_any_stage_it_goes_on_and_registers_once(nights: Nights, stage: str) -> None:
     count = {"begun.json": 112, "trained.json": 128}[stage]
     write_idx(nights.data, count=count)

@@ -97,6 +97,9 @@ def healthy(address: str) -> bool:
         return False
 
 
+pytestmark = pytest.mark.long
+
+
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     folder = tmp_path_factory.mktemp("service")
@@ -134,7 +137,6 @@ def test_the_same_data_are_nothing_new(service: Service) -> None:
     assert code == 0 and "nothing new" in said.lower(), said
 
 
-@pytest.mark.long
 def test_ray_job_submit_passes_the_verdict_on(service: Service) -> None:
     command = [sys.executable, "-m", "pipelines.retrain", *RECIPE, f"tracking.uri={service.mlflow}", "seed=1"]
     ray = str(Path(sys.executable).with_name("ray"))

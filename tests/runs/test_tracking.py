@@ -53,7 +53,7 @@ class Server:
 
 def test_a_server_that_goes_away_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", str(PATIENCE))
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", str(int(PATIENCE)))
     server = Server(tmp_path)
     check_reachable(server.uri)
     run_id = start_run(server.uri, "selfgan", "run", "/runs/run", {"seed": 0}, {"tag": "value"}, None, resume=False)

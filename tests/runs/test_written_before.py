@@ -48,6 +48,7 @@ def test_a_data_set_is_read(before: Path) -> None:
     loader.close()
 
 
+@pytest.mark.long
 def test_a_run_goes_on(before: Path, ray_cluster: tuple[str, str]) -> None:
     words = ["resume=before", f"storage={before}", "steps=6"]
     code, _, err = train(*words, address=ray_cluster[0])

@@ -1,4 +1,4 @@
-"""Sources: where pictures come from, one format a file."""
+"""Sources: the formats that pictures come in, one a file."""
 
 from __future__ import annotations
 

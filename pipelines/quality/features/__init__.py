@@ -1,4 +1,4 @@
-"""Feature networks: what images are compared in; one a file.
+"""Feature networks: what images are compared in, one a file.
 
 Figures of different feature networks have nothing to do with each other, so each has a fingerprint, which is part
 of an evaluation's own.

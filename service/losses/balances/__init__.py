@@ -1,4 +1,4 @@
-"""Balances: the weights of the three terms of a joint step, one rule a file.
+"""Balances: the weights of the three losses of a joint step, one rule a file.
 
 A rule says how badly each part does over the batch, its *strength*; the form turns strengths into weights.
 """

@@ -1,4 +1,4 @@
-"""Objectives: what an adversarial loss makes of the critic's logits, one loss a file.
+"""Objectives: adversarial losses of the critic's logits, one a file.
 
 A loss sees the logits of the whole batch, wherever they were computed, so a mean over samples in it is the
 batch's. All of it is written for one device, on (shards, samples, outputs) tensors whose shards do not mix.

@@ -1,4 +1,4 @@
-"""Regularizers: what keeps a critic smooth, one a file. Several may be used at once."""
+"""Regularizers: penalties, norms and noise that keep a critic smooth, one a file. Several may be used at once."""
 
 from __future__ import annotations
 

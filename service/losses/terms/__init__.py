@@ -1,4 +1,4 @@
-"""Terms: what a generated image is to be like, beside what critics say, one a file."""
+"""Terms: further losses of the generator's images, one a file."""
 
 from __future__ import annotations
 

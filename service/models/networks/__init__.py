@@ -1,4 +1,4 @@
-"""Networks: a generator and the critic that judges it, one family a file.
+"""Networks: a generator and its critic, one architecture a file.
 
 They are plain torch modules, written for one device. Critics return logits. How a network is made to follow
 the global batch is `service.replicas.global_layers`' business, and what they are given beside noise or images a task's.

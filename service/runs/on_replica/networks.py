@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import nn
+from torch.nn.parameter import UninitializedParameter
 
 from service.configuration.config import Run
 from service.replicas.global_batch import GlobalBatch
@@ -24,6 +25,9 @@ def new_networks(run: Run, batch: GlobalBatch) -> tuple[nn.Module, nn.ModuleDict
         critics = run.critics.critics(run.task, run.network, run.image)
         for regularizer in run.regularizers:
             regularizer.prepare(critics)
+    for network in (generator, critics):
+        if any(isinstance(parameter, UninitializedParameter) for parameter in network.parameters()):
+            raise TypeError("lazy layers take their weights at their first call, when no seed is set; give them sizes")
     generator = follow_global_batch(generator, batch, "generator")
     follow_global_batch(critics, batch, "critic")
     if run.dtype == "bfloat16":

@@ -1,4 +1,4 @@
-"""Optimizers: torch's, one a file, with the field's defaults."""
+"""Optimizers: torch's, with the defaults of GAN papers, one a file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Schemes: how the terms become updates, one scheme a file."""
+"""Schemes: how losses become updates, one scheme a file."""
 
 from __future__ import annotations
 
