@@ -188,7 +188,7 @@ def test_a_large_source_is_ingested_in_parallel_by_the_run_itself(tmp_path: Path
     bedrooms(tmp_path / "lmdb", 400, (160, 128), "PNG")
     write_lmdb(tmp_path / "lmdb", {"f" * 40: b"not a picture"})
     source = ["data.source=lsun", f"data.source.uri={tmp_path / 'lmdb'}", "data.transform.channels=3"]
-    words = ["digits", *TINY, *source, "data.stored=encoded", f"storage={tmp_path / 'runs'}", "name=run", "steps=4"]
+    words = ["digits", *TINY, *source, "data.stored=encoded", f"storage={tmp_path / 'runs'}", "name=run"]
     code, out, err = train(*words, "replicas=2", "cluster.cpus_per_replica=1", address=ray_cluster[0])
     assert code == 0, err
     assert "400 of 16x16x3, on 2 replicas" in out
