@@ -111,6 +111,8 @@ def test_new_data_are_trained_on_and_what_is_not_better_is_held(nights: Nights) 
 @pytest.mark.parametrize("stage", ["begun.json", "trained.json"])
 @pytest.mark.long
 def test_killed_at_any_stage_it_goes_on_and_registers_once(nights: Nights, stage: str) -> None:
+    if not nights.versions():  # Where this test runs without those before it, there is no champion yet.
+        assert nights.retrain()[0] == ExitCode.PROMOTED
     count = {"begun.json": 112, "trained.json": 128}[stage]
     write_idx(nights.data, count=count)
     before, known = nights.versions(), set(nights.storage.glob(f"retrainings/*/*/{stage}"))
