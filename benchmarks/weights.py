@@ -18,6 +18,7 @@ from pipelines.storage.location import Location
 from service.configuration.recipe import load
 from service.replicas.accelerators.torch_distributed import TorchDistributed
 from service.replicas.global_batch import GlobalBatch
+from service.replicas.rows import RowSet
 from service.runs.on_replica import replica as replica_module
 from service.runs.on_replica.replica import Replica
 from tests.processes import run_replicas
@@ -29,7 +30,7 @@ MARKS = (1, 10, 50, 100)
 class ShardWeights(GlobalBatch):
     """A batch whose losses, and so whose weights, are means over this replica's rows; batch norm stays global."""
 
-    def whole(self, *tables: tuple[Tensor, Sequence[Tensor]]) -> list[Tensor]:
+    def whole(self, *tables: tuple[Tensor, Sequence[RowSet]]) -> list[Tensor]:
         return [values.view(len(rows), 1, -1, values.shape[1]) for values, rows in tables]
 
 

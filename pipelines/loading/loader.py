@@ -35,12 +35,14 @@ class LocalBatch(NamedTuple):
         images: (N, C, H, W), uint8.
         paired: the images' partners, likewise, if the data set has pairs.
         labels: (N,), int64, NO_LABEL where there is none.
+        cells: how many of the rows are of each of the replica's cells.
     """
 
     first_row: int
     images: Tensor
     paired: Tensor | None
     labels: Tensor
+    cells: tuple[int, ...] = ()
 
 
 #: Where a row lies: an open block, and the row in it.
@@ -76,8 +78,12 @@ def open_loader(
     version: int | None = None,
     cache: DiskCache | None = None,
     reading: Reading = Reading(),
+    cells: int | None = None,
 ) -> Loader:
     """The loader of one replica for a data set's version, or its latest.
+
+    Args:
+        cells: as `Order` has them.
 
     Raises:
         FileNotFoundError: there is no such data set.
@@ -85,7 +91,8 @@ def open_loader(
     """
     manifest = read_manifest(folder, version)
     blocks = Blocks(folder, manifest, cache)
-    return Loader(blocks, Order(blocks.rows, manifest.lanes, batch_size, seed), transform, rank, world_size, reading)
+    order = Order(blocks.rows, manifest.lanes, batch_size, seed, cells)
+    return Loader(blocks, order, transform, rank, world_size, reading)
 
 
 class Loader:
@@ -179,7 +186,8 @@ class Loader:
             while True:
                 windows.move_to(step)
                 share = self._order.share(step, self._rank, self._world_size)
-                yield self._assemble(share.first_row, self._places(step, share.indices, pool, bad))
+                batch = self._assemble(share.first_row, self._places(step, share.indices, pool, bad))
+                yield batch._replace(cells=self._order.cell_rows(step, self._rank, self._world_size))
                 step += 1
         finally:
             pool.close()

@@ -66,10 +66,12 @@ class Order:
         lanes: from the manifest; no more than there are rows.
         batch_size: samples in the global batch.
         seed: of the run.
+        cells: the lanes are shared out over replicas in so many runs, which stay whole [default: each by itself].
     """
 
-    def __init__(self, blocks: Sequence[int], lanes: int, batch_size: int, seed: int) -> None:
+    def __init__(self, blocks: Sequence[int], lanes: int, batch_size: int, seed: int, cells: int | None = None) -> None:
         self.lanes, self.batch_size, self.seed = lanes, batch_size, seed
+        self._cells = np.arange((cells or lanes) + 1) * lanes // (cells or lanes)
         sizes = np.asarray(blocks, dtype=np.int64)
         self.rows = int(sizes.sum())
         self._starts = np.cumsum(sizes) - sizes
@@ -88,7 +90,15 @@ class Order:
 
     def lanes_of(self, rank: int, world_size: int) -> range:
         """The lanes of replica `rank` of `world_size`."""
-        return range(rank * self.lanes // world_size, (rank + 1) * self.lanes // world_size)
+        cells = len(self._cells) - 1
+        return range(int(self._cells[rank * cells // world_size]), int(self._cells[(rank + 1) * cells // world_size]))
+
+    def cell_rows(self, step: int, rank: int, world_size: int) -> tuple[int, ...]:
+        """How many rows of `step`'s batch each cell of a replica has."""
+        counts = self.positions(step + 1) - self.positions(step)
+        cells = len(self._cells) - 1
+        bounds = self._cells[rank * cells // world_size : (rank + 1) * cells // world_size + 1].tolist()
+        return tuple(int(counts[low:high].sum()) for low, high in pairwise(bounds))
 
     def positions(self, step: int) -> Indices:
         """How far each lane's stream has come before `step`."""

@@ -56,6 +56,11 @@ def check(run: Run) -> None:
         raise ConfigError(f"batch.shards: {run.batch.shards} does not divide batch.size, {run.batch.size}")
     if run.batch.size // run.batch.shards < 2 and not run.task.translates:
         raise ConfigError(f"batch.size: {run.batch.size} leaves fewer than two samples for each of the statistics")
+    if run.exact and run.replicas > run.batch.cells:
+        raise ConfigError(
+            f"replicas: {run.replicas} exact replicas cannot share {run.batch.cells} cells; set batch.cells higher "
+            "(it decides the bits, so keep it), or exact=false"
+        )
     if run.replicas > run.batch.size:
         raise ConfigError(f"replicas: {run.replicas} replicas cannot share a batch of {run.batch.size}")
     if run.cluster.min_replicas and run.cluster.min_replicas > run.replicas:

@@ -60,6 +60,7 @@ class Batch(Options):
 
     size: int = Field(64, ge=1, description="samples in the global batch, over all replicas")
     shards: int = Field(1, ge=1, description="parts of the batch with statistics of their own (the paper's TPU: 8)")
+    cells: int = Field(8, ge=1, description="parts that exact replicas hold whole, so that sums have one order")
 
 
 class DataSet(Options):
@@ -94,6 +95,7 @@ class Run(Options):
     dtype: Literal["float32", "float64", "bfloat16"] = Field(
         "float32", description="of weights and arithmetic; bfloat16 means autocast"
     )
+    exact: bool = Field(False, description="give the same bits on any number of replicas")
     batch: Batch = Batch()
     data: Data
     loader: Loader = Loader()
@@ -163,6 +165,10 @@ class Run(Options):
         """
         chosen = {key: value for key, value in dump(self).items() if key not in EXECUTION_KEYS | {"start_from"}}
         chosen["data"] = {"transform": chosen["data"]["transform"]}
+        if not chosen.pop("exact"):
+            del chosen["batch"]["cells"]
+        else:
+            chosen["exact"] = True
         return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:16]
 
 

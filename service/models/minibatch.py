@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -62,7 +63,7 @@ class MinibatchDiscrimination(MinibatchLayer):
         self.bias = nn.Parameter(torch.full((kernels,), -1.0))
 
     def project(self, x: Tensor) -> Tensor:
-        return x @ self.weight
+        return F.linear(x, self.weight.T)
 
     def statistic(self, values: Tensor) -> Tensor:
         placed = values.view(-1, self.kernels, self.dimensions)

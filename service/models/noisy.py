@@ -5,13 +5,17 @@ from __future__ import annotations
 from typing import Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
 class Rows(Protocol):
     """Which samples of a batch are at hand."""
 
-    rows: Tensor
+    @property
+    def rows(self) -> Tensor:
+        """(N,) their numbers."""
+        ...
 
 
 class NoisyHeads(nn.Module):
@@ -40,6 +44,8 @@ class NoisyHeads(nn.Module):
         """(N, inputs) -> (N, outputs)."""
         follows = self.training and self.batch is not None
         rows = self.batch.rows if follows else torch.arange(len(x), device=x.device)  # type: ignore[union-attr]
-        of_heads = torch.einsum("ni,hoi->nho", x, self.weight + self.deviation * self.noise)
+        weights = self.weight + self.deviation * self.noise
+        of_heads = F.linear(x, weights.flatten(0, 1)).unflatten(1, weights.shape[:2])
         chosen = torch.remainder(rows, self.heads)[:, None, None].expand(-1, 1, of_heads.shape[2])
-        return of_heads.gather(1, chosen)[:, 0]
+        own: Tensor = of_heads.gather(1, chosen)[:, 0]
+        return own

@@ -49,6 +49,9 @@ class Groups(Protocol):
     def per_row(self, statistics: Tensor) -> Tensor:
         """(groups, K) -> (N or 1, K), each row that of its group."""
 
+    def to_rows(self, values: Tensor) -> Tensor:
+        """(K,) -> (N or 1, K), the same for each row."""
+
 
 class _OneGroup:
     """All rows at hand."""
@@ -58,6 +61,9 @@ class _OneGroup:
 
     def per_row(self, statistics: Tensor) -> Tensor:
         return statistics
+
+    def to_rows(self, values: Tensor) -> Tensor:
+        return values[None]
 
 
 class SwitchableNorm(nn.Module):
@@ -90,11 +96,14 @@ class SwitchableNorm(nn.Module):
         layer_mean = mean.mean(1, keepdim=True)
         layer_var = second.mean(1, keepdim=True) - layer_mean.square()
         batch_mean, batch_var = self._batch(mean, second)
-        of_mean, of_var = self.mean_weight.softmax(0), self.var_weight.softmax(0)
-        centre = of_mean[0] * mean + of_mean[1] * layer_mean + of_mean[2] * batch_mean
-        spread = of_var[0] * variance + of_var[1] * layer_var + of_var[2] * batch_var
-        scale = self.weight * torch.rsqrt(spread + self.eps)
-        return x * scale[:, :, None, None] + (self.bias - centre * scale)[:, :, None, None]
+        learnt = torch.cat([self.weight, self.bias, self.mean_weight.softmax(0), self.var_weight.softmax(0)])
+        of_rows = self.groups.to_rows(learnt) if self.training else learnt[None]
+        weight, bias, of_mean, of_var = of_rows.split([x.shape[1], x.shape[1], 3, 3], 1)
+        centre = of_mean[:, :1] * mean + of_mean[:, 1:2] * layer_mean + of_mean[:, 2:] * batch_mean
+        spread = of_var[:, :1] * variance + of_var[:, 1:2] * layer_var + of_var[:, 2:] * batch_var
+        scale = weight * torch.rsqrt(spread + self.eps)
+        normed: Tensor = x * scale[:, :, None, None] + (bias - centre * scale)[:, :, None, None]
+        return normed
 
     def _batch(self, mean: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
         if not self.training:

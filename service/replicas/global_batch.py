@@ -6,13 +6,14 @@ batch were on one device.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from service.replicas.collectives import Collective
-from service.replicas.rows import Rows
+from service.replicas.rows import Rows, RowSet
 
 
 class GlobalBatch(Rows):
@@ -37,6 +38,11 @@ class GlobalBatch(Rows):
         super().__init__(size, shards, seed, device, dtype, place)
         self.collective = collective
 
+    @property
+    def in_one_place(self) -> bool:
+        """Whether torch's own kernels see all rows, and may take statistics as they do."""
+        return self.collective.in_one_place
+
     def group_means(self, values: Tensor, count_per_row: int = 1) -> Tensor:
         """Batch-global means over each group, one collective for all of them.
 
@@ -56,6 +62,10 @@ class GlobalBatch(Rows):
         """(groups, K) statistics -> (N, K), each row that of its group; (1, K) when there is one group."""
         return statistics if self.groups == 1 else torch.where(self._members(), statistics, 0).sum(1)
 
+    def to_rows(self, values: Tensor) -> Tensor:
+        """(K,), the same on every replica, -> (N or 1, K), for each row."""
+        return values[None]
+
     def over_groups(self, values: Tensor, statistic: Callable[[Tensor], Tensor]) -> Tensor:
         """What a function of all samples of a group says of the present rows, one collective for all groups.
 
@@ -69,16 +79,16 @@ class GlobalBatch(Rows):
         if self.collective.world_size == 1:
             return torch.cat([statistic(group) for group in values.chunk(self.groups)])
         places = self.rows - self._first_group * self.group_size
-        everyone = self.collective.sum_over_replicas(_placed(values, places, self.groups * self.group_size))
+        everyone = self.collective.sum_over_replicas(placed(values, places, self.groups * self.group_size))
         return torch.cat([statistic(group) for group in everyone.chunk(self.groups)])[places]
 
-    def gather(self, values: Tensor, rows: Tensor) -> Tensor:
+    def gather(self, values: Tensor, rows: RowSet) -> Tensor:
         """The global batch's values, (size, ...), on every replica, from the (N, ...) at `rows` here."""
         if self.collective.world_size == 1:
             return values
-        return self.collective.sum_over_replicas(_placed(values, rows, self.size))
+        return self.collective.sum_over_replicas(placed(values, rows.numbers, self.size))
 
-    def whole(self, *tables: tuple[Tensor, Sequence[Tensor]]) -> list[Tensor]:
+    def whole(self, *tables: tuple[Tensor, Sequence[RowSet]]) -> list[Tensor]:
         """Tables of the global batch, the same on every replica, from each one's rows of them; differentiable.
 
         What is computed from them is computed as if on one device. One collective serves all tables.
@@ -90,21 +100,23 @@ class GlobalBatch(Rows):
             For each table (passes, shards, group_size, K).
         """
         if self.collective.world_size == 1:
-            spread = [values for values, _ in tables]
-        else:
-            spread = [self._spread(values, rows) for values, rows in tables]
-            summed = self.collective.sum_over_replicas(torch.cat([table.flatten() for table in spread]))
-            sizes = [table.numel() for table in spread]
-            spread = [part.view_as(table) for part, table in zip(summed.split(sizes), spread, strict=True)]
-        return [
-            table.view(len(rows), self.shards, self.group_size, table.shape[1])
-            for table, (_, rows) in zip(spread, tables, strict=True)
-        ]
+            return [values.view(self._shape(values, rows)) for values, rows in tables]
+        spread = [self._spread(values, rows) for values, rows in tables]
+        return self._parted(self.collective.sum_over_replicas(torch.cat([table.flatten() for table in spread])), tables)
 
-    def _spread(self, values: Tensor, rows: Sequence[Tensor]) -> Tensor:
+    def _parted(self, flat: Tensor, tables: Sequence[tuple[Tensor, Sequence[RowSet]]]) -> list[Tensor]:
+        """All tables in one -> each (passes, shards, group_size, K)."""
+        shapes = [self._shape(values, rows) for values, rows in tables]
+        sizes = [math.prod(shape) for shape in shapes]
+        return [part.view(shape) for part, shape in zip(flat.flatten().split(sizes), shapes, strict=True)]
+
+    def _shape(self, values: Tensor, rows: Sequence[RowSet]) -> tuple[int, int, int, int]:
+        return len(rows), self.shards, self.group_size, values.shape[1]
+
+    def _spread(self, values: Tensor, rows: Sequence[RowSet]) -> Tensor:
         """(N, K) -> (passes * size, K), zero where the rows of other replicas belong."""
-        places = torch.cat([part + index * self.size for index, part in enumerate(rows)])
-        return _placed(values, places, len(rows) * self.size)
+        places = torch.cat([part.numbers + index * self.size for index, part in enumerate(rows)])
+        return placed(values, places, len(rows) * self.size)
 
     def _members(self) -> Tensor:
         """(N, groups, 1), whether the row is of the group.
@@ -115,7 +127,7 @@ class GlobalBatch(Rows):
         return (group[:, None] == torch.arange(self.groups, device=self.device))[..., None]
 
 
-def _placed(values: Tensor, places: Tensor, count: int) -> Tensor:
+def placed(values: Tensor, places: Tensor, count: int) -> Tensor:
     """(N, ...) values, each at its place among `count`, and zeros where those of other replicas belong.
 
     They are added to zeros, and not copied over them: XLA shares a sum out over its chips.

@@ -97,7 +97,7 @@ class GlobalBatchNorm(nn.Module):
         if not self.training:
             return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
         self.num_batches_tracked += self.batch.groups
-        return self._here(x) if self.batch.collective.in_one_place else self._over_replicas(x)
+        return self._here(x) if self.batch.in_one_place else self._over_replicas(x)
 
     def _here(self, x: Tensor) -> Tensor:
         """Every group lies here, in one piece: torch's own kernel, three times as fast as the formula."""

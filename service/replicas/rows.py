@@ -8,14 +8,60 @@ several batches is made of *parts*, whose draws have keys of their own.
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from service.replicas import randomness
+
+
+@dataclass(frozen=True, eq=False)
+class RowSet:
+    """The rows that a replica has of one batch.
+
+    Attributes:
+        numbers: (N,) int64, in the global batch; a contiguous run.
+        first: the first of them.
+        cells: how many of them lie in each of the replica's cells, in their order (`service.replicas.exact`).
+    """
+
+    numbers: Tensor
+    first: int
+    cells: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def subsampled(self, kept: slice, every: int) -> RowSet:
+        """Those of them whose number is a multiple, counted anew."""
+        bounds = [self.first, *(self.first + count for count in itertools.accumulate(self.cells))]
+        below = [-(-bound // every) for bound in bounds]
+        cells = tuple(after - before for before, after in itertools.pairwise(below))
+        return RowSet(self.numbers[kept] // every, below[0], cells)
+
+
+class Shown(NamedTuple):
+    """What networks are being shown.
+
+    Attributes:
+        numbers: (N,) of all rows, with their passes.
+        sets: the rows of each pass.
+        first_group: of the first pass.
+        shards: groups of a pass.
+        group_size: rows of a group, wherever they are.
+    """
+
+    numbers: Tensor
+    sets: tuple[RowSet, ...]
+    first_group: int
+    shards: int
+    group_size: int
 
 
 class Rows:
@@ -31,9 +77,7 @@ class Rows:
             that it has read of a batch of `size` [default: those]. Where tensors span all hosts, it has all rows.
 
     Attributes:
-        own_rows: (N,) the rows that this replica has of one pass.
-        rows: (N,) those that networks are being shown.
-        groups: how many groups these are of.
+        own_rows: the rows that this replica has of one pass.
     """
 
     def __init__(
@@ -53,38 +97,54 @@ class Rows:
         self.dtype = dtype
         self._place = place or (lambda first, count, size: torch.arange(first, first + count, device=device))
         self.step = self.scalar(0)
-        self.own_rows = torch.arange(0, device=device)
-        self.rows = self.own_rows
-        self.groups = shards
-        self._first_row = 0
-        self._first_group = 0
+        self.own_rows = RowSet(torch.arange(0, device=device), 0, (0,))
+        self._shown: Shown
+        self._show((self.own_rows,), 0)
         self._part = ""
         self._layer_calls: Counter[tuple[str, int]] = Counter()
 
-    def start(self, step: int, first_row: int, count: int, part: int = 0) -> None:
-        """Open a part of `step`; this host has read `count` rows of its batch from `first_row` on."""
+    def start(self, step: int, first_row: int, count: int, part: int = 0, cells: Sequence[int] = ()) -> None:
+        """Open a part of `step`; this host has read `count` rows of its batch from `first_row` on.
+
+        Args:
+            cells: how many of them are of each of its cells [default: it has one].
+        """
         self.step = self.scalar(step)
-        self.own_rows = self._place(first_row, count, self.size)
-        self._first_row = 0 if len(self.own_rows) == self.size else first_row
+        numbers = self._place(first_row, count, self.size)
+        first = 0 if len(numbers) == self.size else first_row
+        self.own_rows = RowSet(numbers, first, tuple(cells) or (len(numbers),))
         self._part = f"part {part}" if part else ""
         self._layer_calls.clear()
         self._show((self.own_rows,), 0)
 
     @contextmanager
-    def passes(self, *rows: Tensor, first: int = 0) -> Iterator[None]:
+    def passes(self, *rows: RowSet, first: int = 0) -> Iterator[None]:
         """Within, networks are shown these sets of rows, concatenated; the first of them is pass `first`."""
-        before = self.rows, self.groups, self._first_group
+        before = self._shown
         self._show(rows, first)
         try:
             yield
         finally:
-            self.rows, self.groups, self._first_group = before
+            self._shown = before
 
-    def _show(self, rows: Sequence[Tensor], first: int) -> None:
-        numbered = [part + (first + index) * self.size for index, part in enumerate(rows)]
-        self.rows = numbered[0] if len(numbered) == 1 else torch.cat(numbered)
-        self.groups = len(rows) * self.shards
-        self._first_group = first * self.shards
+    def _show(self, rows: Sequence[RowSet], first: int) -> None:
+        numbered = [part.numbers + (first + index) * self.size for index, part in enumerate(rows)]
+        numbers = numbered[0] if len(numbered) == 1 else torch.cat(numbered)
+        self._shown = Shown(numbers, tuple(rows), first * self.shards, self.shards, self.group_size)
+
+    @property
+    def rows(self) -> Tensor:
+        """(N,) the numbers of the rows that networks are being shown."""
+        return self._shown.numbers
+
+    @property
+    def groups(self) -> int:
+        """How many groups these are of."""
+        return len(self._shown.sets) * self.shards
+
+    @property
+    def _first_group(self) -> int:
+        return self._shown.first_group
 
     @contextmanager
     def subsampled(self, every: int) -> Iterator[slice]:
@@ -93,9 +153,9 @@ class Rows:
         Networks that follow the batch are then shown those rows alone.
         """
         before = self.size, self.group_size, self.own_rows, self._part
-        kept = slice(-self._first_row % every, None, every)
+        kept = slice(-self.own_rows.first % every, None, every)
         self.size, self.group_size = self.size // every, self.group_size // every
-        self.own_rows = self.own_rows[kept] // every
+        self.own_rows = self.own_rows.subsampled(kept, every)
         self._part = f"{self._part}, thinned"  # Rows have other numbers now, and may not draw what those draw.
         try:
             with self.passes(self.own_rows):

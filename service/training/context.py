@@ -28,6 +28,7 @@ class TrainingContext:
     """What a scheme trains, and with what. Networks follow the batch and are on its device.
 
     Attributes:
+        exact: whether gradients are sums over all replicas as they come (`service.replicas.exact`).
         roles: of the critics, by name: which game each judges.
         terms: of what is made, and of its target, beside the task's: (N,) by name.
     """
@@ -45,6 +46,7 @@ class TrainingContext:
     batch: GlobalBatch
     pools: Pools
     accelerator: Accelerator
+    exact: bool = False
 
     def optimizer_of(self, *modules: nn.Module) -> torch.optim.Optimizer:
         """One optimizer over all parameters of the modules; critics may have a learning rate of their own."""
@@ -57,7 +59,9 @@ class TrainingContext:
         return options.build(groups, self.accelerator.fused)
 
     def wrap(self, loss: nn.Module) -> nn.Module:
-        """`loss`, with its gradients reduced over the replicas."""
+        """`loss`, with its gradients reduced over the replicas, if they are not anyhow."""
+        if self.exact:
+            return loss
         return self.accelerator.wrap(loss, some_unused=self.network.last_stage(self.image) > 0)
 
     def draw(self, step: int, latent_steps: int) -> dict[str, Tensor]:

@@ -218,7 +218,8 @@ def test_training_changes_every_weight(digits: Location, one_replica: tuple[Trai
     for name, options in SCHEMES.items():
         _, replica = build(options, 0, 1, digits.path)
         for key, start in weights(replica).items():
-            assert not torch.equal(start, one_replica[0][name][key]), f"{name}: {key}"
+            moved = not torch.equal(start, one_replica[0][name][key])
+            assert moved or key in WITHOUT_EFFECT, f"{name}: {key}"
 
 
 def count_collectives(rank: int, world_size: int, data: str, runs: dict[str, list[str]]) -> dict[str, list[int]]:

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from service.training.precision.float32_gradients import ShortProducts
+from service.replicas.products import AtOnce, Products
 
 MADE: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "linear": (lambda: nn.Linear(5, 3), (4, 5)),
@@ -33,7 +33,7 @@ def rounded(value: Tensor) -> Tensor:
 def test_a_product_is_short_and_its_weights_gradients_are_not(make: Callable[[], nn.Module], shape: tuple[int]) -> None:
     torch.manual_seed(0)
     module, rows = make(), torch.randn(shape, requires_grad=True)
-    with ShortProducts(torch.bfloat16):
+    with torch.autocast("cpu", torch.bfloat16), Products(AtOnce()):
         made = module(rows)
     gradient = torch.randn(made.shape).to(torch.bfloat16)
     made.backward(gradient)
@@ -61,7 +61,7 @@ def test_gradients_have_gradients(make: Callable[[], nn.Module], shape: tuple[in
     names, weights = zip(*module.named_parameters(), strict=True)
 
     def product(rows: Tensor, *weights: Tensor) -> Tensor:
-        with ShortProducts(torch.float64):
+        with Products(AtOnce()):
             made: Tensor = torch.func.functional_call(module, dict(zip(names, weights, strict=True)), rows)
         return made
 
@@ -73,5 +73,5 @@ def test_gradients_have_gradients(make: Callable[[], nn.Module], shape: tuple[in
 
 def test_other_operations_are_left_alone() -> None:
     rows = torch.randn(3, 4)
-    with ShortProducts(torch.bfloat16):
-        assert F.relu(rows).dtype == (rows @ rows.T).dtype == torch.float32
+    with Products(AtOnce()):
+        assert torch.equal(F.relu(rows) @ rows.T, rows.relu() @ rows.T)

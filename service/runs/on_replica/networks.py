@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.parameter import UninitializedParameter
 
 from service.configuration.config import Run
+from service.replicas.exact.layers import check_exact
 from service.replicas.global_batch import GlobalBatch
 from service.replicas.global_layers import follow_global_batch
 from service.training.precision.bfloat16 import in_bfloat16
@@ -30,6 +31,9 @@ def new_networks(run: Run, batch: GlobalBatch) -> tuple[nn.Module, nn.ModuleDict
             raise TypeError("lazy layers take their weights at their first call, when no seed is set; give them sizes")
     generator = follow_global_batch(generator, batch, "generator")
     follow_global_batch(critics, batch, "critic")
+    if run.exact:
+        check_exact(generator, "generator")
+        check_exact(critics, "critic")
     if run.dtype == "bfloat16":
         in_bfloat16(generator)
         in_bfloat16(critics)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import torch
 from torch import Tensor
 
@@ -16,7 +14,7 @@ from service.generator import AVERAGE
 from service.models.growth import begins, grow
 from service.models.pixels import to_image
 from service.replicas.accelerators import Accelerator
-from service.replicas.global_batch import GlobalBatch
+from service.runs.on_replica.arithmetic import new_batch
 from service.runs.on_replica.continuing import Continuing
 from service.runs.on_replica.networks import evaluating, new_networks
 from service.runs.on_replica.real_samples import RealSamples
@@ -41,15 +39,7 @@ class Replica:
 
     def __init__(self, run: Run, accelerator: Accelerator, *loaders: Loader) -> None:
         self._run, self._accelerator = run, accelerator
-        self._batch = GlobalBatch(
-            run.batch.size,
-            run.batch.shards,
-            run.seed,
-            accelerator.collective,
-            accelerator.device,
-            run.torch_dtype,
-            partial(accelerator.rows, most=max(loader.most for loader in loaders)),
-        )
+        self._batch, self._arithmetic = new_batch(run, accelerator, max(loader.most for loader in loaders))
         self._real = RealSamples(run, accelerator, self._batch, loaders)
         self._pools = Pools(run.task.pool, self._batch)
         self.generator, self.critics = new_networks(run, self._batch)
@@ -68,6 +58,7 @@ class Replica:
                 batch=self._batch,
                 pools=self._pools,
                 accelerator=accelerator,
+                exact=run.exact,
             )
         )
         self._average = Average(run.ema, self.generator, self._batch) if run.ema else None
@@ -82,7 +73,8 @@ class Replica:
             self._run.optimizer.schedule(optimizer, step)
         if self._run.network.last_stage(self._run.image):
             self._grow(step)
-        metrics = self._stepper.step(step, lambda number: self._real.open(step, number))
+        with self._arithmetic:
+            metrics = self._stepper.step(step, lambda number: self._real.open(step, number))
         if self._average:
             self._average.follow(step)
         self._accelerator.finish()
@@ -142,10 +134,10 @@ class Replica:
         """Go on from `state`.
 
         A step is done first, and forgotten: DistributedDataParallel lays its buckets out anew after its first
-        step, and the layout decides in which order a ring adds three or more gradients up.
+        step, and the layout decides in which order a ring adds three or more gradients up. Exact replicas have none.
         """
         last = max(state.step - 1, 0)  # The rows that are kept are those of the last step.
-        if self._accelerator.collective.world_size > 1:
+        if self._accelerator.collective.world_size > 1 and not self._run.exact:
             self.step(last)
         self._real.open(last, self._run.scheme.batches(last) - 1)
         self._continuing.restore(state)

@@ -45,7 +45,7 @@ class Pools:
             kept, chosen = _pass(self._size, drawn, places)
             everything = torch.cat([self._images[game], images])
             self._images[game] = everything.index_select(0, kept)
-            shown[game] = View(everything.index_select(0, chosen[batch.own_rows]))
+            shown[game] = View(everything.index_select(0, chosen[batch.own_rows.numbers]))
         self._filled = min(self._filled + batch.size, self._size)
         return shown
 

@@ -9,13 +9,14 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from service.replicas.global_batch import GlobalBatch
+from service.replicas.rows import RowSet
 from service.tasks import View
 from service.training.critics.passes import GENERATED, SHOWN_REAL, CriticOutputs, run_critic
 from service.training.critics.shared_pass import scaled, twice
 
 
 def with_frozen_critic(
-    critic: nn.Module, views: Sequence[View], rows: Sequence[Tensor], batch: GlobalBatch
+    critic: nn.Module, views: Sequence[View], rows: Sequence[RowSet], batch: GlobalBatch
 ) -> CriticOutputs:
     """The first look with the critic's weights held; the other two as one call."""
     frozen = {name: parameter.detach() for name, parameter in critic.named_parameters()}
@@ -30,7 +31,7 @@ def with_frozen_critic(
     return CriticOutputs(outputs, kinds, rows, GENERATED)
 
 
-def two_passes(critic: nn.Module, views: Sequence[View], rows: Sequence[Tensor], batch: GlobalBatch) -> CriticOutputs:
+def two_passes(critic: nn.Module, views: Sequence[View], rows: Sequence[RowSet], batch: GlobalBatch) -> CriticOutputs:
     """As three passes would have it, of which the first and the last are of the same images (`shared_pass`)."""
     fake, real, _ = views
     ratio: list[Tensor] = []

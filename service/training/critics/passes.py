@@ -10,6 +10,7 @@ from torch import Tensor
 
 from service.losses.objectives import Scores
 from service.replicas.global_batch import GlobalBatch
+from service.replicas.rows import RowSet
 from service.tasks import View
 
 #: Passes of a step, as draws and statistics are numbered.
@@ -28,12 +29,12 @@ class CriticOutputs(NamedTuple):
 
     outputs: Tensor
     kinds: Tensor
-    rows: Sequence[Tensor]
+    rows: Sequence[RowSet]
     first: int
 
 
 def run_critic(
-    critic: Callable[..., Tensor], views: Sequence[View], rows: Sequence[Tensor], batch: GlobalBatch, first: int
+    critic: Callable[..., Tensor], views: Sequence[View], rows: Sequence[RowSet], batch: GlobalBatch, first: int
 ) -> CriticOutputs:
     """Several passes in one call: what looks at the batch keeps their statistics apart.
 

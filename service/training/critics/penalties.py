@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import torch
 from torch import Tensor, nn
 
 from service.losses.regularizers import Regularizer
@@ -28,7 +29,7 @@ def penalties(
         heads: how many columns at the end of critics' outputs are no logits, and not to be smoothed.
         number: of the first critic's pass.
     """
-    total = batch.own_rows.new_zeros(len(batch.own_rows), dtype=batch.dtype)
+    total = torch.zeros(len(batch.own_rows), dtype=batch.dtype, device=batch.device)
     for regularizer, is_due in zip(regularizers, due, strict=True):
         for place, (game, critic) in enumerate(critics.items()):
             if not is_due:

@@ -13,7 +13,6 @@ from torch.nn.utils.parametrizations import _SpectralNorm
 from service.models.noisy import NoisyHeads
 from service.models.norms import PixelNorm, SwitchableNorm
 from service.replicas.global_layers import GlobalBatchNorm, GlobalMinibatch
-from service.training.precision.float32_gradients import ShortProducts
 
 _REDUCE = (
     GlobalBatchNorm,
@@ -38,7 +37,7 @@ def in_bfloat16(network: nn.Module) -> None:
 
 class _Bfloat16(nn.Module):
     def forward(self, *inputs: Tensor) -> Tensor:
-        with torch.autocast(inputs[0].device.type, torch.bfloat16), ShortProducts(torch.bfloat16):
+        with torch.autocast(inputs[0].device.type, torch.bfloat16):
             made: Tensor = super().forward(*inputs)
         return made.float()
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pipelines.components import Component
 from service.losses.objectives import Objective
+from service.replicas.rows import RowSet
 from service.tasks import Samples
 from service.training.context import TrainingContext
 from service.training.health.divergence import Divergence
@@ -49,7 +50,7 @@ class Stepper(ABC):
             metrics["loss/penalty"] = self._penalty
         return metrics
 
-    def row_state(self) -> dict[str, tuple[Tensor, Tensor]]:
+    def row_state(self) -> dict[str, tuple[RowSet, Tensor]]:
         """State that is kept per row of the global batch: (rows, values) by name."""
         return {}
 

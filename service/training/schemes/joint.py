@@ -17,6 +17,7 @@ from pipelines.components import name_of, resolve
 from service.losses.balances import TERMS, Balance
 from service.losses.balances.loss import LossBalance
 from service.losses.objectives import Objective, Scores
+from service.replicas.rows import RowSet
 from service.tasks import Samples, View
 from service.training.context import TrainingContext
 from service.training.critics.joint_passes import two_passes, with_frozen_critic
@@ -85,7 +86,7 @@ class JointStepper(Stepper):
         self._optimizer = context.optimizer_of(context.generator, context.critics)
         self.optimizers = {"joint": self._optimizer}
         self.divergence = Divergence((*TERMS, *_others(context)), context.batch.device)
-        self._rows: Tensor | None = None
+        self._rows: RowSet | None = None
         self._previous: dict[str, View] = {}
 
     def step(self, step: int, read: Read) -> dict[str, Tensor]:
@@ -111,7 +112,7 @@ class JointStepper(Stepper):
         metrics |= {f"weight/{term}": weight for term, weight in zip(TERMS, weights.mean((0, 2)), strict=True)}
         return self.latest(metrics, due)
 
-    def row_state(self) -> dict[str, tuple[Tensor, Tensor]]:
+    def row_state(self) -> dict[str, tuple[RowSet, Tensor]]:
         rows = self._rows
         if rows is None:
             return {}
@@ -128,7 +129,7 @@ class JointStepper(Stepper):
         found: dict[str, dict[str, Tensor]] = {game: {} for game in self._context.task.games}
         for key, value in state.items():
             _, game, name = key.split(".")
-            found[game][name] = value[rows]
+            found[game][name] = value[rows.numbers]
         self._previous = {game: View(**values) for game, values in found.items()}
         self._rows = rows
         self.fakes = next(iter(self._previous.values())).images
@@ -163,7 +164,7 @@ class _JointLoss(nn.Module):
         draw: Mapping[str, Tensor],
         real: Samples,
         previous: Mapping[str, View],
-        previous_rows: Tensor,
+        previous_rows: RowSet,
         due: list[bool],
     ) -> tuple[Tensor, Mapping[str, View], Tensor, Tensor, Tensor]:
         """Returns the loss; what was generated; losses and weights, (games, 3, shards); other losses, (K, shards)."""
@@ -197,7 +198,7 @@ class _JointLoss(nn.Module):
         losses = torch.stack([objective.generator(fake, compared), *objective.critic(previous, real)])
         return losses, balance.weights(losses, lambda: _validities(objective, scores))
 
-    def _outputs(self, critic: nn.Module, views: tuple[View, ...], rows: tuple[Tensor, ...]) -> CriticOutputs:
+    def _outputs(self, critic: nn.Module, views: tuple[View, ...], rows: tuple[RowSet, ...]) -> CriticOutputs:
         """What the critic says of generated, real and previous images."""
         if self.scheme.generator_trains_critic:
             return run_critic(critic, views, rows, self.context.batch, GENERATED)

@@ -1,0 +1,138 @@
+"""Products cell by cell, or of all rows at once where that gives the same bits.
+
+What a kernel computes for a row may depend on how many rows it is given, and on the number of threads. What counts
+here is what one thread computes of one cell. A product is tried with random rows when it is first met: where all rows
+at once, on all threads, have the same bits, as is the rule for convolutions, they are taken at once from then on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from service.replicas.exact.batch import ExactBatch
+from service.replicas.exact.gradients import WeightGradients
+from service.replicas.exact.layout import Layout
+from service.replicas.exact.tree import tree_sum
+from service.replicas.products import Product
+
+#: Values that are compared, at least: of another order, half of them would differ.
+_COMPARED = 4096
+_MOST_TRIALS = 64
+#: A way to compute something of some tensors of rows.
+_Way = Callable[..., Tensor]
+
+
+class ByCell:
+    """How exact replicas compute what involves many rows.
+
+    Args:
+        batch: of the run; says which rows are of which cell.
+        gradients: takes the weights' gradients of all cells.
+    """
+
+    def __init__(self, batch: ExactBatch, gradients: WeightGradients) -> None:
+        self._batch, self._gradients = batch, gradients
+        self._chosen: dict[tuple[object, ...], int] = {}
+
+    def of(self, rows: Tensor) -> RowsByCell:
+        """How to compute with the rows that networks are being shown."""
+        layout = self._batch.layout
+        if len(rows) != layout.rows:
+            raise ValueError(f"exact: a layer is given {len(rows)} rows, where the batch has {layout.rows} here")
+        return RowsByCell(layout, self._gradients, self._chosen)
+
+    def to_rows(self, weight: Tensor) -> Tensor:
+        """(K,) -> (N, K): the same for each row; its gradient is summed over cells."""
+        return self._batch.to_rows(weight)
+
+
+@dataclass(frozen=True)
+class RowsByCell:
+    """Rows of one layout; a `RowSums`.
+
+    Attributes:
+        chosen: by product and layout, the way that was found to be right.
+    """
+
+    layout: Layout
+    gradients: WeightGradients
+    chosen: dict[tuple[object, ...], int]
+
+    def given(self, weight: Tensor) -> Tensor:
+        return self.gradients.one_for_each_cell(weight)
+
+    def one(self, weights: Tensor) -> Tensor:
+        return weights[0]
+
+    def each_row(self, product: Product, rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        def at_once(rows: Tensor) -> Tensor:
+            return product(rows, weight, bias)
+
+        def by_cell(rows: Tensor) -> Tensor:
+            runs = [rows[piece.start : piece.stop] for piece in self.layout.pieces if piece.stop > piece.start]
+            return torch.cat([product(run, weight, bias) for run in runs]) if runs else product(rows, weight, bias)
+
+        return self._best([at_once, by_cell], (product, weight.shape, bias is None), rows)
+
+    def to_weight(self, product: Product, gradient: Tensor, rows: Tensor, weight: Tensor) -> Tensor:
+        layout = self.layout
+
+        def at_once(gradient: Tensor, rows: Tensor) -> Tensor:
+            return product.to_weights(layout.stacked(gradient), layout.stacked(rows))
+
+        def by_cell(gradient: Tensor, rows: Tensor) -> Tensor:
+            lots = zip(layout.blocks(gradient), layout.blocks(rows), strict=True)
+            return torch.stack([product.to_weight(*lot, weight) if len(lot[1]) else weight * 0 for lot in lots])
+
+        ways: list[_Way] = [at_once, by_cell] if layout.even and product.batched else [by_cell]
+        return self._best(ways, (product, "weight", weight.shape), gradient, rows)
+
+    def to_bias(self, gradient: Tensor) -> Tensor:
+        return tree_sum(self.layout.sums(gradient))
+
+    def _best(self, ways: Sequence[_Way], what: tuple[object, ...], *rows: Tensor) -> Tensor:
+        """The first of some ways, by all threads, that gives the bits of the last one by one thread."""
+        shapes = tuple((one.shape, one.dtype, one.stride()) for one in rows)
+        key = (*what, shapes, self.layout.key, torch.get_num_threads())
+        if key not in self.chosen:
+            with torch.no_grad():
+                self.chosen[key] = _choose(ways, rows)
+        if (number := self.chosen[key]) < len(ways):
+            return ways[number](*rows)
+        with one_thread():
+            return ways[-1](*rows)
+
+
+def _choose(ways: Sequence[_Way], rows: Sequence[Tensor]) -> int:
+    """The number of the first way that gives the right bits; as many as there are ways if none does."""
+    generator = torch.Generator(rows[0].device).manual_seed(0)
+    left = list(range(len(ways)))
+    compared = 0
+    for _ in range(_MOST_TRIALS):
+        tried = [torch.empty_like(one).normal_(generator=generator) for one in rows]
+        with one_thread():
+            right = ways[-1](*tried)
+        left = [number for number in left if torch.equal(ways[number](*tried), right)]
+        compared += right.numel()
+        if compared >= _COMPARED or not left:
+            break
+    return left[0] if left else len(ways)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Within, the CPU's kernels run on one thread."""
+    before = torch.get_num_threads()
+    if before == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
