@@ -108,4 +108,6 @@ class _ForEachCell(torch.autograd.Function):
 
 
 def _add(parameter: Tensor, gradient: Tensor) -> None:
+    if gradient.stride() != parameter.stride():  # Fused optimizers take it to lie in memory as the parameter does.
+        gradient = torch.empty_like(parameter).copy_(gradient)
     parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient

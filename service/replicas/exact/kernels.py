@@ -1,7 +1,7 @@
 """Products cell by cell, or of all rows at once where that gives the same bits.
 
 What a kernel computes for a row may depend on how many rows it is given, and on the number of threads. What counts
-here is what one thread computes of one cell. A product is tried with random rows when it is first met: where all rows
+here is what one thread computes of one cell. A product is tried with random values when it is first met: where all rows
 at once, on all threads, have the same bits, as is the rule for convolutions, they are taken at once from then on.
 """
 
@@ -21,8 +21,8 @@ from service.replicas.exact.tree import tree_sum
 from service.replicas.products import Product
 
 #: Values that are compared, at least: of another order, half of them would differ.
-_COMPARED = 4096
-_MOST_TRIALS = 64
+_COMPARED = 1024
+_MOST_TRIALS = 16
 #: A way to compute something of some tensors of rows.
 _Way = Callable[..., Tensor]
 
@@ -56,7 +56,7 @@ class RowsByCell:
     """Rows of one layout; a `RowSums`.
 
     Attributes:
-        chosen: by product and layout, the way that was found to be right.
+        chosen: by product, shapes and the cells' sizes, the way that was found to be right.
     """
 
     layout: Layout
@@ -70,51 +70,52 @@ class RowsByCell:
         return weights[0]
 
     def each_row(self, product: Product, rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        def at_once(rows: Tensor) -> Tensor:
-            return product(rows, weight, bias)
-
-        def by_cell(rows: Tensor) -> Tensor:
+        def by_cell(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
             runs = [rows[piece.start : piece.stop] for piece in self.layout.pieces if piece.stop > piece.start]
             return torch.cat([product(run, weight, bias) for run in runs]) if runs else product(rows, weight, bias)
 
-        return self._best([at_once, by_cell], (product, weight.shape, bias is None), rows)
+        return self._best([product, by_cell], product, rows, weight, bias)
 
     def to_weight(self, product: Product, gradient: Tensor, rows: Tensor, weight: Tensor) -> Tensor:
         layout = self.layout
 
-        def at_once(gradient: Tensor, rows: Tensor) -> Tensor:
+        def at_once(gradient: Tensor, rows: Tensor, weight: Tensor) -> Tensor:
             return product.to_weights(layout.stacked(gradient), layout.stacked(rows))
 
-        def by_cell(gradient: Tensor, rows: Tensor) -> Tensor:
+        def by_cell(gradient: Tensor, rows: Tensor, weight: Tensor) -> Tensor:
             lots = zip(layout.blocks(gradient), layout.blocks(rows), strict=True)
             return torch.stack([product.to_weight(*lot, weight) if len(lot[1]) else weight * 0 for lot in lots])
 
         ways: list[_Way] = [at_once, by_cell] if layout.even and product.batched else [by_cell]
-        return self._best(ways, (product, "weight", weight.shape), gradient, rows)
+        return self._best(ways, (product, "to weight"), gradient, rows, weight)
 
     def to_bias(self, gradient: Tensor) -> Tensor:
         return tree_sum(self.layout.sums(gradient))
 
-    def _best(self, ways: Sequence[_Way], what: tuple[object, ...], *rows: Tensor) -> Tensor:
+    def _best(self, ways: Sequence[_Way], what: object, *given: Tensor | None) -> Tensor:
         """The first of some ways, by all threads, that gives the bits of the last one by one thread."""
-        shapes = tuple((one.shape, one.dtype, one.stride()) for one in rows)
-        key = (*what, shapes, self.layout.key, torch.get_num_threads())
+        if len(ways) == 1 and torch.get_num_threads() == 1:
+            return ways[0](*given)
+        shapes = tuple(None if one is None else (one.shape, one.dtype, one.stride()) for one in given)
+        key = (what, shapes, self.layout.lengths, torch.get_num_threads())
         if key not in self.chosen:
             with torch.no_grad():
-                self.chosen[key] = _choose(ways, rows)
+                self.chosen[key] = _choose(ways, given)
         if (number := self.chosen[key]) < len(ways):
-            return ways[number](*rows)
+            return ways[number](*given)
         with one_thread():
-            return ways[-1](*rows)
+            return ways[-1](*given)
 
 
-def _choose(ways: Sequence[_Way], rows: Sequence[Tensor]) -> int:
+def _choose(ways: Sequence[_Way], given: Sequence[Tensor | None]) -> int:
     """The number of the first way that gives the right bits; as many as there are ways if none does."""
-    generator = torch.Generator(rows[0].device).manual_seed(0)
+    device = next(one.device for one in given if one is not None)
+    generator = torch.Generator(device).manual_seed(0)
     left = list(range(len(ways)))
     compared = 0
     for _ in range(_MOST_TRIALS):
-        tried = [torch.empty_like(one).normal_(generator=generator) for one in rows]
+        # Weights too: a bias of zeros would hide where a kernel adds it.
+        tried = [None if one is None else torch.empty_like(one).normal_(generator=generator) for one in given]
         with one_thread():
             right = ways[-1](*tried)
         left = [number for number in left if torch.equal(ways[number](*tried), right)]

@@ -31,7 +31,7 @@ class Layout:
         groups: of all passes.
         cells: this replica's.
         runs: by cell, its rows in each pass, as slices of those shown.
-        key: equal layouts have equal keys.
+        lengths: of the pieces, each once.
     """
 
     def __init__(self, shown: Shown, cells: int) -> None:
@@ -48,14 +48,13 @@ class Layout:
                     self.pieces.append(Piece(offset + a, offset + b, number * shown.shards + group, cell))
             start += len(rows)
         self.rows = start
-        self._lengths = {piece.stop - piece.start for piece in self.pieces}
-        self.key = (cells, *((piece.stop, piece.group) for piece in self.pieces))
+        self.lengths = frozenset(piece.stop - piece.start for piece in self.pieces)
         self._group_of_row: Tensor | None = None
 
     @property
     def even(self) -> bool:
         """Whether every cell has as many rows in every group, each a pass of its own."""
-        return len(self._lengths) == 1 and len(self.pieces) == self.groups * self.cells
+        return len(self.lengths) == 1 and len(self.pieces) == self.groups * self.cells
 
     def sums(self, values: Tensor) -> Tensor:
         """(N, K) -> (groups, cells, K): of each cell, the sum of its rows in each group, in the tree's order."""
