@@ -1,4 +1,4 @@
-"""Sources: the formats that pictures come in, one a file."""
+"""Sources: what data sets come as (digits, CIFAR, a folder of pictures, LSUN), one a file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from pydantic import AfterValidator
 
 from pipelines.components import Component, ConfigError
-from pipelines.data.containers import Entry, contents
+from pipelines.data.formats import Entry
+from pipelines.data.formats.contents import contents
 from pipelines.data.shards import Images
 from pipelines.storage.location import Found, Location
 from pipelines.storage.object_store import refuse_credentials
