@@ -14,7 +14,7 @@ from rich.console import Console
 
 from pipelines.components import ConfigError
 from pipelines.exit_codes import ExitCode, exit_with
-from pipelines.quality.policy import NotComparableError
+from pipelines.promote.decision import NotComparableError
 from pipelines.retrain.lease import lease
 from pipelines.retrain.retraining import planned, retrain
 from pipelines.storage.location import Location, join

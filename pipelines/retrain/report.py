@@ -8,8 +8,8 @@ from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 from pipelines.data.shards import Manifest
+from pipelines.promote.decision import Decision
 from pipelines.quality.figures import Figures
-from pipelines.quality.policy import Decision
 from pipelines.storage.location import Location
 from service.artifacts import model_cache, registry
 from service.configuration.config import Run
