@@ -14,7 +14,7 @@ from pipelines.storage.location import Location
 from service.artifacts import model_cache, registry
 from service.configuration.config import Run
 from service.tracking import tracker as tracking
-from service.tracking.pictures import curves
+from service.tracking.sample_grids import curves
 
 _BETTER = {"fid": "lower", "kid": "lower"}
 

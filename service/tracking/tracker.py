@@ -1,4 +1,4 @@
-"""MLflow tracking: the only code of a run that talks to the tracking server.
+"""MLflow tracking: what a run logs on the way. The registry (service/artifacts/registry.py) talks to the server too.
 
 The step never waits for the server: what is logged goes into a journal, and a thread delivers it, for as
 long as it takes. A restarted run goes on with its journal; since a run is a function of (recipe, data, seed,

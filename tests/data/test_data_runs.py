@@ -14,7 +14,7 @@ from pipelines.data.images import Transform
 from pipelines.data.shards import read_manifest
 from pipelines.loading.loader import open_loader
 from pipelines.storage.location import Location
-from service.tracking.pictures import grid
+from service.tracking.sample_grids import grid
 from service.train import main as train_main
 from tests.conftest import RAY_ENVIRONMENT, ROOT, called
 from tests.loading.test_loader import damaged_copy

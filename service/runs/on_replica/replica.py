@@ -17,7 +17,7 @@ from service.models.growth import begins, grow
 from service.models.pixels import to_image
 from service.replicas.accelerators import Accelerator
 from service.replicas.global_batch import GlobalBatch
-from service.runs.on_replica.continuing import Continuing
+from service.runs.on_replica.checkpoint_state import CheckpointState
 from service.runs.on_replica.networks import evaluating, new_networks
 from service.runs.on_replica.real_samples import RealSamples
 from service.training.context import TrainingContext
@@ -74,7 +74,7 @@ class Replica:
         networks = {"generator": self.generator, "critic": self.critics}
         if self._average:
             networks[AVERAGE] = self._average.network
-        self._continuing = Continuing(networks, self._stepper, self._pools, self._batch)
+        self._continuing = CheckpointState(networks, self._stepper, self._pools, self._batch)
 
     def step(self, step: int) -> dict[str, Tensor]:
         """Train on the batch of `step`; returns batch-global losses and weights, on the device."""
