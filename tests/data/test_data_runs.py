@@ -97,7 +97,7 @@ MISTAKES = [
     (["ingest", "digits", "data.shards=/proc/nowhere"], "cannot be written"),
     (["ingest", "digits", "data.shards=s3://key:secret@bucket/x"], "credentials do not belong in a URI"),
     (["inspect", "/nowhere"], "/nowhere holds no data set"),
-    (["verify", "nosuch://bucket"], "no file system for this URI"),
+    (["verify", "nosuch://bucket"], "nosuch://bucket is on no known file system"),
 ]
 
 
