@@ -64,6 +64,16 @@ def check_reachable(uri: str, seconds: float = 5.0) -> None:
         ) from error
 
 
+def missing_database(uri: str) -> Path | None:
+    """The file of a tracking database in SQLite, if it is not there; MLflow creates what it is asked to read."""
+    from sqlalchemy.engine import make_url
+
+    if urlsplit(uri).scheme.partition("+")[0] != "sqlite":
+        return None
+    name = make_url(uri).database or ":memory:"
+    return None if name == ":memory:" or name.startswith("file:") or Path(name).exists() else Path(name)
+
+
 def client(uri: str) -> MlflowClient:
     """MLflow's client. The import takes seconds, so it is not the module's."""
     from mlflow import MlflowClient
