@@ -22,7 +22,7 @@ from benchmarks.in_process import opened
 from docs.gallery_entries import ENTRIES, INTRODUCTION, Entry
 from service.configuration.recipe_texts import recipes
 from service.runs.on_replica.loop import SAMPLE_SEED
-from service.tracking.pictures import grid
+from service.tracking.sample_grids import grid
 
 FOLDER = Path(__file__).resolve().parent / "gallery"
 RESULTS, PAGE = FOLDER / "results.json", FOLDER.parent / "gallery.md"

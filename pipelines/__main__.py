@@ -77,8 +77,8 @@ def _inspect(arguments: argparse.Namespace) -> int:
     from pipelines.data.images import Transform
     from pipelines.data.inspection import table
     from pipelines.loading.loader import open_loader
-    from service.tracking.pictures import grid
     from service.tracking.progress import console
+    from service.tracking.sample_grids import grid
 
     folder, manifest = _opened(arguments)
     transform = Transform.model_validate(manifest.transform or {"size": arguments.size})

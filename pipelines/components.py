@@ -100,6 +100,10 @@ def resolve(package: str, value: Any, base: type[C], default: str | None = None)
 
     Args:
         default: the name that options without one are meant for.
+
+    Raises:
+        ConfigError: there is no such component, or its class lacks a method.
+        ValidationError: its options are wrong.
     """
     if isinstance(value, base):
         return value
@@ -108,4 +112,9 @@ def resolve(package: str, value: Any, base: type[C], default: str | None = None)
         options.setdefault("name", default)
     if not isinstance(options.get("name"), str):
         raise ConfigError(f"{package.rpartition('.')[2]}: a name is missing; known: {', '.join(names(package))}")
-    return find(package, options.pop("name"), base)(**options)
+    name = options.pop("name")
+    found = find(package, name, base)
+    if lacking := sorted(getattr(found, "__abstractmethods__", ())):
+        family = package.rpartition(".")[2]
+        raise ConfigError(f"{family}: class {found.__name__} of {name!r} does not define {' and '.join(lacking)}")
+    return found(**options)

@@ -97,7 +97,7 @@ def _pictures(generator: Generator, path: Path) -> Tensor:
 
 def write(images: Tensor, out: Path) -> str:
     """A grid, or single files; returns what was written, in words."""
-    from service.tracking.pictures import grid, single
+    from service.tracking.sample_grids import grid, single
 
     if out.suffix.lower() == ".png":
         out.parent.mkdir(parents=True, exist_ok=True)

@@ -42,9 +42,9 @@ class Picture(NamedTuple):
 class Transform(Options):
     """Centre crop to a square, then resize, as GAN papers prepare LSUN (``box`` is resizing by area)."""
 
-    size: int = Field(64, ge=4)
-    channels: Literal[1, 3] = 3
-    resample: Resampling = "lanczos"
+    size: int = Field(64, ge=4, description="height and width of the images, in pixels")
+    channels: Literal[1, 3] = Field(3, description="3 for colour, 1 for grey")
+    resample: Resampling = Field("lanczos", description="how pictures are made that size; box averages areas")
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -16,8 +16,8 @@ from pipelines.components import ConfigError
 from pipelines.data.ray_tasks import on_devices
 from pipelines.evaluate.evaluation import protocol
 from pipelines.exit_codes import ExitCode, exit_with
+from pipelines.promote.decision import NotComparableError
 from pipelines.promote.promotion import by_hand, promote, rollback
-from pipelines.quality.policy import NotComparableError
 from service.artifacts import registry
 from service.configuration.config import Run
 from service.configuration.overrides import refuse_flags

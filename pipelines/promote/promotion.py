@@ -12,9 +12,9 @@ from pipelines.components import ConfigError
 from pipelines.evaluate.evaluation import Features, Protocol, Tasks, Work
 from pipelines.evaluate.registered import judge
 from pipelines.exit_codes import ExitCode
+from pipelines.promote.decision import Decision, decide
 from pipelines.promote.succession import Reign, Succession
 from pipelines.quality.figures import Figures
-from pipelines.quality.policy import Decision, decide
 from pipelines.storage.location import Location, join
 from service.artifacts import registry
 from service.configuration.config import Run, storage_root

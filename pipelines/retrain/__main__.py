@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from collections.abc import Sequence
 
 from rich.console import Console
 
 from pipelines.components import ConfigError
 from pipelines.exit_codes import ExitCode, exit_with
-from pipelines.quality.policy import NotComparableError
+from pipelines.promote.decision import NotComparableError
 from pipelines.retrain.lease import lease
 from pipelines.retrain.retraining import planned, retrain
 from pipelines.storage.location import Location, join
@@ -45,6 +46,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m pipeline
     """Returns an `ExitCode`."""
     from service.tracking.progress import console as new_console
 
+    began = time.time()
     given = sys.argv[1:] if arguments is None else arguments
     chosen, unknown = _parser(prog).parse_known_intermixed_args(given)
     console = new_console()
@@ -53,7 +55,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m pipeline
         run = load(chosen.recipe, chosen.overrides)
         if run.name is not None or run.resume is not None:
             raise ConfigError("name, resume: a retraining names its runs by itself, and resumes them")
-        return _guarded(run, chosen.append, console)
+        return _guarded(run, chosen.append, console, began)
     except (ConfigError, NotComparableError, registry.NoModelError) as error:
         print(f"error: {error}", file=sys.stderr)
         return ExitCode.USER_ERROR
@@ -65,7 +67,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m pipeline
         return ExitCode.INTERRUPTED
 
 
-def _guarded(run: Run, append: bool, console: Console) -> ExitCode:
+def _guarded(run: Run, append: bool, console: Console, began: float) -> ExitCode:
     leases = Location.of(join(storage_root(run.storage), f"retrainings/{run.model_name}/leases"))
     with lease(leases, run.retraining.patience_seconds) as mine:
         if not mine:
@@ -83,7 +85,7 @@ def _guarded(run: Run, append: bool, console: Console) -> ExitCode:
                 soft_wrap=True,
             )
             return ExitCode.NOTHING_NEW
-        return retrain(plan, console)
+        return retrain(plan, console, began)
 
 
 if __name__ == "__main__":

@@ -8,13 +8,13 @@ from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 from pipelines.data.shards import Manifest
+from pipelines.promote.decision import Decision
 from pipelines.quality.figures import Figures
-from pipelines.quality.policy import Decision
 from pipelines.storage.location import Location
 from service.artifacts import model_cache, registry
 from service.configuration.config import Run
 from service.tracking import tracker as tracking
-from service.tracking.pictures import curves
+from service.tracking.sample_grids import curves
 
 _BETTER = {"fid": "lower", "kid": "lower"}
 

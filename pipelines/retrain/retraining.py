@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,8 +25,6 @@ from service.artifacts import registry
 from service.configuration.config import Run, storage_root
 from service.runs.driver import cluster, datasets
 from service.runs.driver.launch import launch
-
-_BEGAN = time.time()
 
 
 @dataclass(frozen=True)
@@ -70,14 +67,17 @@ def planned(run: Run, console: Console) -> Retraining:
     return Retraining(pinned, manifests, key, notes)
 
 
-def retrain(plan: Retraining, console: Console) -> ExitCode:
+def retrain(plan: Retraining, console: Console, began: float) -> ExitCode:
     """Train, evaluate, decide, act and report, from wherever that was left.
+
+    Args:
+        began: when the command did, in seconds since the epoch.
 
     Raises:
         ConfigError, RunError, TrackingError: as training, evaluating and promoting do.
     """
     judged = protocol(plan.run, console)  # What cannot be measured need not be trained.
-    trained = plan.note("trained") or _train(plan, console)
+    trained = plan.note("trained") or _train(plan, console, began)
     version = registry.ModelName.of(trained["model"]).version
     assert version is not None
     try:
@@ -94,7 +94,7 @@ def retrain(plan: Retraining, console: Console) -> ExitCode:
     return decision.result
 
 
-def _train(plan: Retraining, console: Console) -> dict[str, Any]:
+def _train(plan: Retraining, console: Console, began: float) -> dict[str, Any]:
     """Train, or go on with it; the start is chosen once, whoever becomes champion meanwhile."""
     begun = plan.note("begun")
     if begun is None:
@@ -102,7 +102,7 @@ def _train(plan: Retraining, console: Console) -> dict[str, Any]:
         plan.leave("begun", begun)
     before = (Location.of(join(storage_root(plan.run.storage), begun["name"])) / "run.json").exists()
     chosen = {"name": begun["name"], "resume": begun["name"] if before else None, "start_from": begun["start_from"]}
-    model = launch(plan.run.model_copy(update=chosen), console, _BEGAN, during_training.config).model
+    model = launch(plan.run.model_copy(update=chosen), console, began, during_training.config).model
     trained = {**begun, "model": model}
     plan.leave("trained", trained)
     return trained

@@ -35,10 +35,19 @@ def check_uri(key: str, uri: str) -> None:
             raise ConfigError(f"{key}: {uri} names no bucket; write s3://BUCKET/FOLDER")
         return
     try:
-        fs.FileSystem.from_uri(uri)
+        _file_system(uri)
+    except ConfigError as error:
+        raise ConfigError(f"{key}: {error}") from error
+
+
+def _file_system(uri: str) -> tuple[fs.FileSystem, str]:
+    """What pyarrow knows by a URI's scheme, and the path there. Raises ConfigError."""
+    try:
+        found: tuple[fs.FileSystem, str] = fs.FileSystem.from_uri(uri)
     except (pa.ArrowException, OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
-        raise ConfigError(f"{key}: {uri} is on no known file system ({reason}); give a path or s3://") from error
+        raise ConfigError(f"{uri} is on no known file system ({reason}); give a path or s3://") from error
+    return found
 
 
 class Found(NamedTuple):
@@ -68,11 +77,7 @@ class Location:
         if uri.startswith("s3://"):
             store = object_store.Store(uri)
             return cls(store.filesystem(), store.path, uri, store)
-        try:
-            filesystem, path = fs.FileSystem.from_uri(uri)
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-            raise ConfigError(f"{uri}: no file system for this URI ({error})") from error
-        return cls(filesystem, path, uri)
+        return cls(*_file_system(uri), uri)
 
     def __truediv__(self, name: str) -> Location:
         return Location(self.filesystem, f"{self.path.rstrip('/')}/{name}", join(self.uri, name), self.store)
@@ -106,6 +111,11 @@ class Location:
         selector = fs.FileSelector(self.path, allow_not_found=True, recursive=recursive)
         above = len(self.path.rstrip("/")) + 1
         return sorted(_found(info, above) for info in _files(self.filesystem.get_file_info(selector)))
+
+    def folders(self) -> list[str]:
+        """The names of the folders in a folder; none if it is not there."""
+        infos = self.filesystem.get_file_info(fs.FileSelector(self.path, allow_not_found=True))
+        return sorted(info.base_name for info in infos if info.type == fs.FileType.Directory)
 
     def describe(self) -> Found:
         """This file. Raises FileNotFoundError."""

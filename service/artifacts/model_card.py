@@ -10,7 +10,7 @@ from pathlib import Path
 from service.configuration.config import Run
 from service.configuration.recipe_texts import recipes
 from service.generator import Generator
-from service.tracking.pictures import grid
+from service.tracking.sample_grids import grid
 
 _IMAGES, _SEED = 64, 0
 

@@ -24,7 +24,14 @@ from service.artifacts.model_card import card
 from service.configuration.config import Run
 from service.configuration.tree import dump
 from service.generator import AVERAGE, GENERATOR, Generator, save
-from service.tracking.tracker import TrackingError, check_reachable, client, failing_clearly, log_metrics
+from service.tracking.tracker import (
+    TrackingError,
+    check_reachable,
+    client,
+    failing_clearly,
+    log_metrics,
+    missing_database,
+)
 
 _REQUIREMENTS = ("torch", "numpy", "pydantic", "safetensors", "mlflow")
 
@@ -192,6 +199,10 @@ def version_of(uri: str, tracking_uri: str) -> str:
     from mlflow.exceptions import MlflowException
 
     model = ModelName.of(uri)
+    if missing := missing_database(tracking_uri):  # MLflow would create it.
+        raise NoModelError(
+            f"{uri}: there is no tracking database {missing}; train first, or name the server or database that has it"
+        )
     try:
         check_reachable(tracking_uri)  # MLflow itself would try again for minutes.
     except ConfigError as error:

@@ -9,6 +9,7 @@ import torch
 from pipelines.components import ConfigError, name_of
 from pipelines.storage.location import check_uri
 from service.configuration.config import Run
+from service.losses.objectives import Objective, Scores
 from service.tasks import Samples
 
 _TRACKING_SCHEMES = ("", "http", "https", "file", "sqlite", "postgresql", "mysql", "mssql", "databricks")
@@ -40,6 +41,7 @@ def check(run: Run) -> None:
             f"objective {name_of(run.objective)} compares vectors of outputs, and the critic of network "
             f"{name_of(run.network)} has {outputs}; choose one that judges patches, or set network.patches=true"
         )
+    _check_losses(run.objective, outputs)
     if len(run.data.domains) + 1 != run.task.data_sets:
         raise ConfigError(
             f"data.domains: task {name_of(run.task)} takes {run.task.data_sets - 1} more data sets than data.source, "
@@ -62,9 +64,33 @@ def check(run: Run) -> None:
             "(it decides the bits, so keep it), or exact=false"
         )
     if run.replicas > run.batch.size:
-        raise ConfigError(f"replicas: {run.replicas} replicas cannot share a batch of {run.batch.size}")
+        raise ConfigError(
+            f"replicas: {run.replicas} replicas cannot share a batch of {run.batch.size}; "
+            f"set replicas={run.batch.size} or lower, or a larger batch.size"
+        )
     if run.cluster.min_replicas and run.cluster.min_replicas > run.replicas:
         raise ConfigError(f"cluster.min_replicas: {run.cluster.min_replicas} is more than replicas={run.replicas}")
+
+
+def _check_losses(objective: Objective, outputs: int) -> None:
+    """Raise ConfigError if a loss is not one value for each shard: of two shards, so that the two can be told apart."""
+    shards, samples = 2, 4
+    fake, real = (
+        Scores(
+            torch.linspace(-1, sign, shards * samples * outputs).view(shards, samples, outputs),
+            torch.ones(shards, samples, 1),
+            lambda name: torch.full((shards, samples, 1), 0.5),
+        )
+        for sign in (1, 2)
+    )
+    on_real, on_fake = objective.critic(fake, real)
+    losses = {"generator": objective.generator(fake, real), "critic, real samples": on_real, "critic, fakes": on_fake}
+    for name, loss in losses.items():
+        if loss.shape != (shards,):
+            raise ConfigError(
+                f"objective {name_of(objective)}: the loss ({name}) of {shards} batch shards has the shape "
+                f"{tuple(loss.shape)}; return one value for each shard, (shards,), as batch_mean does"
+            )
 
 
 def _check_places(run: Run) -> None:

@@ -15,7 +15,7 @@ from pipelines.components import Component, ConfigError, Options, name_of, resol
 from pipelines.data.images import Transform
 from pipelines.data.plan import SKIP_LIMIT
 from pipelines.data.sources import Source
-from pipelines.quality.policy import Policy
+from pipelines.quality.promotion_policy import Policy
 from service.configuration.execution import (
     Checkpoints,
     Cluster,

@@ -28,6 +28,9 @@ def _one_line(error: ValidationError, tree: Mapping[str, Any]) -> str:
     key = ".".join(path)
     if first["type"] == "extra_forbidden":
         return f"{key}: no such key; {_nearest_key(key, _keys_without(path, tree))}"
+    if first["type"] == "missing" and path[-1].isdigit():  # Of values that belong together, such as Adam's betas.
+        given, missing = list(first["input"]), [one for one in error.errors() if one["type"] == "missing"]
+        return f"{'.'.join(path[:-1])}: {given} has too few values; give {len(given) + len(missing)}"
     if first["type"] == "missing":
         return f"{key}: a value is missing; give {key}=..."
     cause = first.get("ctx", {}).get("error")

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
 from pipelines.components import ConfigError
-from pipelines.storage.location import Location
 from service.configuration import own_recipes
 from service.configuration.compatibility import check
-from service.configuration.config import EXECUTION_KEYS, Run, storage_root
+from service.configuration.config import Run
 from service.configuration.overrides import apply, merge, parse
 from service.configuration.reading import from_tree
 from service.configuration.recipe_texts import DEFAULT_RECIPE, text_of
-from service.configuration.tree import dump, flatten
+from service.configuration.resuming import check_same, stored_run
+from service.configuration.tree import dump
 
 
 def load(recipe: str | None = None, overrides: Sequence[str] = ()) -> Run:
@@ -30,14 +29,14 @@ def load(recipe: str | None = None, overrides: Sequence[str] = ()) -> Run:
     storage = str(given.get("storage", Run.model_fields["storage"].default))
     if recipe is not None and own_recipes.is_file(recipe):
         own_recipes.make_parts_importable(recipe)
-    stored = _stored(given["resume"], storage) if given.get("resume") else None
+    stored = stored_run(given["resume"], storage) if given.get("resume") else None
     # Overrides go on top of a resolved run, so that an option of a part the recipe does not mention can be set.
     tree = dump(stored) if stored else _resolved(recipe or DEFAULT_RECIPE)
     apply(tree, given)
     run = from_tree(tree)
     check(run)
     if stored:
-        _check_same(run, stored, recipe)
+        check_same(run, stored, recipe)
     return run
 
 
@@ -59,33 +58,3 @@ def _resolved(recipe: str, above: tuple[str, ...] = ()) -> dict[str, Any]:
         return dump(from_tree({**merge(tree, said), **described}))
     except ConfigError as error:
         raise ConfigError(f"{recipe}: {error}" if own_recipes.is_file(recipe) else str(error)) from error
-
-
-def _check_same(run: Run, stored: Run, recipe: str | None) -> None:
-    """Raise ConfigError if `run` would not be the continuation of `stored`."""
-    before = dict(flatten(dump(stored)))
-    changed = [
-        key
-        for key, value in flatten(dump(run))
-        if before.get(key) != value and key.partition(".")[0] not in EXECUTION_KEYS
-    ]
-    if recipe is not None and own_recipes.name_of(recipe) != stored.recipe:
-        changed.append(f"recipe {recipe}")
-    if changed:
-        raise ConfigError(
-            f"resume: {run.resume} is a run of {stored.recipe}; {', '.join(changed)} would make it another one"
-        )
-
-
-def _stored(name: str, storage: str) -> Run:
-    """The configuration with which a run was started."""
-    file = Location.of(storage_root(storage)) / str(name) / "run.json"
-    try:
-        tree = json.loads(file.read())
-    except FileNotFoundError:
-        raise ConfigError(f"resume: there is no run {name!r} in {storage} ({file} is missing)") from None
-    except ValueError as error:
-        raise ConfigError(f"resume: {file} is damaged ({error}); copy it from a backup, or start anew") from error
-    if tree.get("recipe_file"):
-        own_recipes.make_parts_importable(tree["recipe_file"])
-    return from_tree(tree)

@@ -17,6 +17,15 @@ def recipes() -> dict[str, str]:
     return {file.name.removesuffix(".yaml"): file.read_text().splitlines()[0].lstrip("# ") for file in files}
 
 
+def by_data() -> dict[str, list[str]]:
+    """Recipes' names by what they train on, the default's data first; a recipe and its self form are neighbours."""
+    groups: dict[str, list[str]] = {}
+    for name in sorted(recipes(), key=lambda name: (name.removeprefix("self-"), name.startswith("self-"))):
+        source = own_recipes.parse(text_of(name), name)["data"]["source"]
+        groups.setdefault(source["uri"] if isinstance(source, dict) else source, []).append(name)
+    return dict(sorted(groups.items(), key=lambda group: (DEFAULT_RECIPE not in group[1], group[0])))
+
+
 def text_of(recipe: str) -> str:
     """What a recipe's file says. Raises ConfigError if there is none."""
     if own_recipes.is_file(recipe):

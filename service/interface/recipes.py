@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from pipelines.components import ConfigError
 from pipelines.exit_codes import ExitCode
-from service.configuration.recipe_texts import DEFAULT_RECIPE, recipes, text_of
+from service.configuration.recipe_texts import DEFAULT_RECIPE, by_data, recipes, text_of
 from service.interface.columns import entry
 
 
@@ -16,7 +16,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "selfgan recipes") 
     """Returns the exit code."""
     parser = argparse.ArgumentParser(
         prog=prog,
-        description="Lists the recipes, or shows what one says.",
+        description="Lists the recipes by the data that they train on, or shows what one says.",
         epilog="`selfgan train NAME --help` lists all options of a recipe. A recipe of your own is a YAML file: "
         "`base: NAME`, and what it changes.",
     )
@@ -26,8 +26,10 @@ def main(arguments: Sequence[str] | None = None, prog: str = "selfgan recipes") 
         if chosen.name:
             print(text_of(chosen.name), end="")
         else:
-            print("\n".join(entry(name, text) for name, text in recipes().items()))
-            print(f"\nselfgan train NAME trains one; without a name, {DEFAULT_RECIPE}.")
+            texts = recipes()
+            for data, names in by_data().items():
+                print(f"on {data}:", *(entry(name, texts[name]) for name in names), "", sep="\n")
+            print(f"selfgan train NAME trains one; without a name, {DEFAULT_RECIPE}.")
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return ExitCode.USER_ERROR

@@ -177,14 +177,20 @@ def one_hot(labels: Tensor, count: int, dtype: torch.dtype) -> Tensor:
 def latent_network(network: Network) -> LatentNetwork:
     """The network, if it makes images of vectors; else ValueError."""
     if not isinstance(network, LatentNetwork):
-        raise ValueError(f"network {_name(network)} makes images of images, and this task has none to give it")
+        raise ValueError(
+            f"network {_name(network)} makes images of images, and this task has none to give it; "
+            "set task=paired or task=unpaired, or take a network that makes images of noise, such as dcgan"
+        )
     return network
 
 
 def translation_network(network: Network) -> TranslationNetwork:
     """The network, if it makes images of images; else ValueError."""
     if not isinstance(network, TranslationNetwork):
-        raise ValueError(f"network {_name(network)} makes images of noise, and this task is to make them of images")
+        raise ValueError(
+            f"network {_name(network)} makes images of noise, and this task is to make them of images; "
+            "take one that translates, such as unet or resnet"
+        )
     return network
 
 

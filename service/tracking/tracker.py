@@ -1,4 +1,4 @@
-"""MLflow tracking: the only code of a run that talks to the tracking server.
+"""MLflow tracking: what a run logs on the way. The registry (service/artifacts/registry.py) talks to the server too.
 
 The step never waits for the server: what is logged goes into a journal, and a thread delivers it, for as
 long as it takes. A restarted run goes on with its journal; since a run is a function of (recipe, data, seed,
@@ -62,6 +62,16 @@ def check_reachable(uri: str, seconds: float = 5.0) -> None:
         raise ConfigError(
             f"tracking.uri: no MLflow server answers at {uri} ({reason}); start it, or leave tracking.uri out"
         ) from error
+
+
+def missing_database(uri: str) -> Path | None:
+    """The file of a tracking database in SQLite, if it is not there; MLflow creates what it is asked to read."""
+    from sqlalchemy.engine import make_url
+
+    if urlsplit(uri).scheme.partition("+")[0] != "sqlite":
+        return None
+    name = make_url(uri).database or ":memory:"
+    return None if name == ":memory:" or name.startswith("file:") or Path(name).exists() else Path(name)
 
 
 def client(uri: str) -> MlflowClient:

@@ -14,7 +14,7 @@ from pipelines.data.images import Transform
 from pipelines.data.shards import read_manifest
 from pipelines.loading.loader import open_loader
 from pipelines.storage.location import Location
-from service.tracking.pictures import grid
+from service.tracking.sample_grids import grid
 from service.train import main as train_main
 from tests.conftest import RAY_ENVIRONMENT, ROOT, called
 from tests.loading.test_loader import damaged_copy
@@ -97,7 +97,7 @@ MISTAKES = [
     (["ingest", "digits", "data.shards=/proc/nowhere"], "cannot be written"),
     (["ingest", "digits", "data.shards=s3://key:secret@bucket/x"], "credentials do not belong in a URI"),
     (["inspect", "/nowhere"], "/nowhere holds no data set"),
-    (["verify", "nosuch://bucket"], "no file system for this URI"),
+    (["verify", "nosuch://bucket"], "nosuch://bucket is on no known file system"),
 ]
 
 

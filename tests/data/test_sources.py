@@ -7,10 +7,11 @@ from pathlib import Path
 import lmdb
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from pipelines.components import ConfigError
 from pipelines.data.shards import Images
-from pipelines.data.sources import Sample, Source
+from pipelines.data.sources import ArraySource, Sample, Source
 from pipelines.data.sources.cifar import Cifar
 from pipelines.data.sources.digits import Digits
 from pipelines.data.sources.folder import Folder
@@ -52,6 +53,30 @@ def test_a_damaged_idx_file_is_named(damage: str, tmp_path: Path) -> None:
         )
     with pytest.raises(ConfigError, match="train-images-idx3-ubyte"):
         Idx(uri=str(tmp_path)).index()
+
+
+class Floats(ArraySource):
+    """Pictures from 0 to 1, as many libraries have them."""
+
+    def arrays(self) -> tuple[Images, NDArray[np.integer]]:
+        return np.full((2, 8, 8), 0.5, np.float32), np.zeros(2, int)
+
+    def key(self, row: int) -> str:
+        return str(row)
+
+    def fingerprint(self) -> str:
+        return "floats"
+
+    def describe(self) -> str:
+        return "floats"
+
+
+def test_pictures_of_floats_are_refused_instead_of_black() -> None:
+    message = r"data.source: the pictures of \S+ are float32, and must be uint8, 0 to 255; scale"
+    with pytest.raises(ConfigError, match=message):
+        Floats().index()
+    with pytest.raises(ConfigError, match=message):
+        next(Floats().read(Digits().index()))
 
 
 def test_the_bundled_digits() -> None:

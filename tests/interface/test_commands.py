@@ -61,7 +61,9 @@ def test_train_help_shows_the_recipes_own_values(capsys: pytest.CaptureFixture[s
 def test_recipes_lists_all_and_shows_one(capsys: pytest.CaptureFixture[str]) -> None:
     _, out, _ = said("recipes", capsys)
     listed = [line.split()[0] for line in out.splitlines() if line.startswith("  ") and line[2] != " "]
-    assert listed == list(recipes())
+    assert sorted(listed) == sorted(recipes())
+    assert listed[:2] == ["digits", "digits-classic"]
+    assert listed.index("self-wgan-mnist") == listed.index("wgan-mnist") + 1
     assert all(len(line) < 80 for line in out.splitlines())
     _, out, _ = said("recipes digits", capsys)
     assert out == (ROOT / "service" / "recipes" / "digits.yaml").read_text()
@@ -112,6 +114,20 @@ def test_a_mistake_is_one_line_at_the_start(words: str, message: str, capsys: py
     code, out, err = said(words, capsys)
     assert (code, out) == (ExitCode.USER_ERROR, "")
     assert err.startswith(f"error: {message}") and err.count("\n") == 1, err
+
+
+def test_generating_without_a_tracking_database_creates_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    code, out, err = said("generate --model models:/selfgan-digits/latest --out x.png --cache cache", capsys)
+    assert (code, out) == (ExitCode.USER_ERROR, "")
+    assert err == (
+        f"error: models:/selfgan-digits/latest: there is no tracking database {tmp_path}/runs/mlflow.db; "
+        "train first, or name the server or database that has it\n"
+    )
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("words", [["train", "--help"], ["recipes"], ["train", "digits", "--dry-run"]])

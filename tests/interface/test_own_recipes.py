@@ -110,6 +110,33 @@ def test_a_part_beside_the_file_is_found_by_its_modules_name(beside: Path) -> No
     assert dump(run)["objective"] == {"name": "poisson_of_test"}
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        ("def critic(", "def critics(", "objectives: class Poisson of 'poisson_of_test' does not define critic$"),
+        (
+            "return batch_mean(fake.logits.exp() - fake.logits)",
+            "return fake.logits.mean()",
+            r"objective poisson_of_test: the loss \(generator\) of 2 batch shards has the shape \(\); return one value",
+        ),
+        (
+            ", batch_mean(fake.logits.exp())",
+            ", fake.logits.mean(1)",
+            r"objective poisson_of_test: the loss \(critic, fakes\) of 2 batch shards has the shape \(2, 1\)",
+        ),
+    ],
+)
+@pytest.mark.parametrize("scheme", ["joint", "alternating"])
+def test_a_mistake_in_a_part_is_told_before_anything_trains(
+    before: str, after: str, message: str, scheme: str, beside: Path
+) -> None:
+    assert before in POISSON
+    write(beside / "poisson_of_test.py", POISSON.replace(before, after))
+    file = write(beside / "mine.yaml", f"base: digits\nobjective: poisson_of_test\nscheme: {scheme}\n")
+    with pytest.raises(ConfigError, match=message):
+        load(file)
+
+
 def test_a_recipe_of_ones_own_trains_on_several_processes_and_is_kept_with_the_run(
     ray_cluster: tuple[str, str], beside: Path
 ) -> None:

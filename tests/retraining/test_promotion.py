@@ -10,9 +10,10 @@ import pytest
 from mlflow import MlflowClient
 
 from pipelines.exit_codes import ExitCode
+from pipelines.promote.decision import NotComparableError, decide
 from pipelines.promote.succession import Succession
 from pipelines.quality.figures import Figures
-from pipelines.quality.policy import NotComparableError, Policy, decide
+from pipelines.quality.promotion_policy import Policy
 from pipelines.storage.location import Location
 from service.artifacts import registry
 

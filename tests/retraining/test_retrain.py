@@ -2,9 +2,11 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -87,8 +89,11 @@ def test_the_first_model_is_promoted_and_the_same_data_are_nothing_new(nights: N
 
 def test_new_data_are_trained_on_and_what_is_not_better_is_held(nights: Nights) -> None:
     write_idx(nights.data, count=96)
+    began = time.time()
     code, said = nights.retrain("promotion.errors=1000")
     assert code == ExitCode.HELD, said
+    first_step = re.search(r"first step after ([\d.]+) s", said)
+    assert first_step and float(first_step[1]) <= time.time() - began, "counted from the command's start"
     assert "held: not clearly better" in said
     assert nights.champion == "1" and nights.versions() == 2
     assert registry.pointed("selfgan-digits", "challenger", nights.uri) == "2"

@@ -43,16 +43,27 @@ MISTAKES = [
     (["digits", "task=unpaired", "network=resnet", "data.transform.size=32"], "takes 1 more data sets"),
     (["digits", "task=paired", "network=resnet", "data.transform.size=32"], "data.source digits has no pairs"),
     (["digits", "network=mlp", "network.generator_widths=[]"], "network.generator_widths: [] is not valid"),
-    (["digits", "network=unet"], "network unet makes images of images, and this task has none"),
+    (
+        ["digits", "network=unet"],
+        "network unet makes images of images, and this task has none to give it; set task",
+    ),
     (["digits", "objective=wgan"], "scheme.balance loss: the losses of objective wgan may be negative"),
-    (["digits", "objective={name: bce, real_target: [0.9, 1.1]}"], "no lower bound for targets above 1"),
+    (
+        ["digits", "objective={name: bce, real_target: [0.9, 1.1]}"],
+        "real_target must be two numbers above 0",
+    ),
     (["digits", "steps"], "'steps': options are written key=value"),
     (["digits", "data.source=idx"], "data.source.uri: a value is missing"),
-    (["digits", "batch.size=2", "replicas=3"], "replicas: 3 replicas cannot share a batch of 2"),
+    (
+        ["digits", "batch.size=2", "replicas=3"],
+        "replicas: 3 replicas cannot share a batch of 2; set replicas=2 or",
+    ),
     (["self-gan-mnist", "batch.size=8", "batch.shards=8"], "batch.size: 8 leaves fewer than two samples"),
     (["digits", "network.dropout=2"], "network: cannot be built with these options: dropout probability"),
     (["digits", "network="], "networks: a name is missing"),
     (["digits", "optimizer.betas=[0.5,2]"], "optimizer.betas.1: 2 is not valid"),
+    (["digits", "optimizer.betas=[0.5]"], "optimizer.betas: [0.5] has too few values; give 2\n"),
+    (["digits", "optimizer.betas=[]"], "optimizer.betas: [] has too few values; give 2\n"),
     (["digits", "storage=/proc/nowhere"], "storage: /proc/nowhere cannot be written to"),
     (["digits", "tracking.uri=nosuch://x"], "tracking.uri: nosuch://x"),
     (["resume=nothing"], "resume: there is no run 'nothing' in"),
@@ -75,6 +86,20 @@ def test_a_mistake_is_one_line_and_exit_code_2(
     assert says in err
     assert out.strip() == ""
     assert not list(tmp_path.glob("runs/digits*")), "a refused run leaves nothing behind"
+
+
+def test_resuming_an_unknown_run_names_those_that_are_there(tmp_path: Path) -> None:
+    words = ["resume=digits-20", f"storage={tmp_path}"]
+    with pytest.raises(ConfigError, match=r"there is no run 'digits-20' in .*; there are no runs; storage="):
+        load(None, words)
+    for name in ("digits-20260101", "mine", "no-run"):
+        (tmp_path / name).mkdir()
+        if name != "no-run":
+            (tmp_path / name / "run.json").write_text("{}")
+    with pytest.raises(ConfigError, match="did you mean 'digits-20260101'"):
+        load(None, words)
+    with pytest.raises(ConfigError, match=r"known: digits-20260101, mine$"):
+        load(None, ["resume=another", f"storage={tmp_path}"])
 
 
 def test_the_command_itself_ends_with_that_line_and_that_code(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from pipelines.storage.location import Location
 from service.losses.objectives import Scores
 from service.losses.objectives.bce_swapped import SwappedBinaryCrossEntropy
 from service.runs.on_replica.replica import Replica
-from service.tracking.pictures import grid
+from service.tracking.sample_grids import grid
 from service.training.health.divergence import Diverged, Divergence
 from service.training.health.score import sliced_wasserstein
 from service.training.health.warnings import PATIENCE, Monitor

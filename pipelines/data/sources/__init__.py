@@ -1,4 +1,4 @@
-"""Sources: the formats that pictures come in, one a file."""
+"""Sources: what data sets come as (digits, CIFAR, a folder of pictures, LSUN), one a file."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import AfterValidator
 
-from pipelines.components import Component, ConfigError
-from pipelines.data.containers import Entry, contents
+from pipelines.components import Component, ConfigError, name_of
+from pipelines.data.formats import Entry
+from pipelines.data.formats.contents import contents
 from pipelines.data.shards import Images
 from pipelines.storage.location import Found, Location
 from pipelines.storage.object_store import refuse_credentials
@@ -86,20 +87,30 @@ class ArraySource(Source):
 
     @abstractmethod
     def arrays(self) -> tuple[Images, NDArray[np.integer]]:
-        """Pictures (N, H, W) or (N, H, W, C), and their labels (N,)."""
+        """Pictures (N, H, W) or (N, H, W, C), uint8, and their labels (N,)."""
 
     @abstractmethod
     def key(self, row: int) -> str:
         """The name of a picture."""
 
     def index(self) -> pa.Table:
-        rows = np.arange(len(self.arrays()[0]))
+        rows = np.arange(len(self._checked()[0]))
         return pa.table({"key": pa.array([self.key(row) for row in rows.tolist()], pa.string()), "row": rows})
 
     def read(self, part: pa.Table) -> Iterator[Sample]:
-        pictures, labels = self.arrays()
+        pictures, labels = self._checked()
         for key, row in zip(part.column("key").to_pylist(), part.column("row").to_pylist(), strict=True):
             yield Sample(key, (pictures[row],), int(labels[row]))
+
+    def _checked(self) -> tuple[Images, NDArray[np.integer]]:
+        """The arrays. Raises ConfigError if they are not uint8: floats of 0 to 1 would all become black."""
+        pictures, labels = self.arrays()
+        if pictures.dtype != np.uint8:
+            raise ConfigError(
+                f"data.source: the pictures of {name_of(self)} are {pictures.dtype}, and must be uint8, 0 to 255; "
+                "scale, round and convert them in its `arrays`"
+            )
+        return pictures, labels
 
 
 def _absolute(uri: str) -> str:

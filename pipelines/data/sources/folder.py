@@ -9,7 +9,9 @@ import pyarrow as pa
 from pydantic import Field
 
 from pipelines.components import ConfigError
-from pipelines.data.containers import Entry, in_folder, in_zip, is_zip
+from pipelines.data.formats import Entry
+from pipelines.data.formats.folders import in_folder
+from pipelines.data.formats.zips import in_zip, is_zip
 from pipelines.data.sources import Sample, Source, Uri, existing, files_of, fingerprint_files, samples_at, tabulate
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 
-from pipelines.data.containers import in_lmdb
+from pipelines.data.formats.lmdbs import in_lmdb
 from pipelines.data.sources import Sample, Source, Uri, existing, files_of, fingerprint_files, samples_at, tabulate
 
 

@@ -29,8 +29,8 @@ class BinaryCrossEntropy(Objective):
         low, high = self.real_target
         if not 0 < low <= high <= 1:
             raise ValueError(
-                f"real_target {list(self.real_target)}: cross entropy has no lower bound for targets above 1, and no "
-                "use for 0; give two in (0, 1], or use lsgan"
+                f"real_target must be two numbers above 0 and at most 1, the lower first, such as [0.7, 1.0], not "
+                f"{list(self.real_target)}; lsgan takes others"
             )
         return self
 

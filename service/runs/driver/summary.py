@@ -17,7 +17,7 @@ from service.artifacts import best, checkpoints, registry
 from service.runs.driver.preparation import Prepared, RunError
 from service.runs.on_replica.outputs import local_folder
 from service.tracking import tracker as tracking
-from service.tracking.pictures import curves
+from service.tracking.sample_grids import curves
 from service.tracking.tracker import TrackingError
 
 

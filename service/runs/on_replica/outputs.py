@@ -20,7 +20,7 @@ from service.artifacts.checkpoints import State
 from service.configuration.config import Run
 from service.tracking.gauges import Gauges
 from service.tracking.journal import Journal
-from service.tracking.pictures import grid
+from service.tracking.sample_grids import grid
 from service.tracking.tracker import Tracker
 
 _POST_SECONDS = 0.2

@@ -15,7 +15,7 @@ from service.models.growth import begins, grow
 from service.models.pixels import to_image
 from service.replicas.accelerators import Accelerator
 from service.runs.on_replica.arithmetic import new_batch
-from service.runs.on_replica.continuing import Continuing
+from service.runs.on_replica.checkpoint_state import CheckpointState
 from service.runs.on_replica.networks import evaluating, new_networks
 from service.runs.on_replica.real_samples import RealSamples
 from service.training.context import TrainingContext
@@ -65,7 +65,7 @@ class Replica:
         networks = {"generator": self.generator, "critic": self.critics}
         if self._average:
             networks[AVERAGE] = self._average.network
-        self._continuing = Continuing(networks, self._stepper, self._pools, self._batch)
+        self._state = CheckpointState(networks, self._stepper, self._pools, self._batch)
 
     def step(self, step: int) -> dict[str, Tensor]:
         """Train on the batch of `step`; returns batch-global losses and weights, on the device."""
@@ -128,7 +128,7 @@ class Replica:
 
     def state(self, step: int) -> State:
         """Everything that continues, after `step` steps. All replicas take part; waits for the device."""
-        return self._continuing.state(step, self.identity, dump(self._run))
+        return self._state.state(step, self.identity, dump(self._run))
 
     def restore(self, state: State) -> None:
         """Go on from `state`.
@@ -140,11 +140,11 @@ class Replica:
         if self._accelerator.collective.world_size > 1 and not self._run.exact:
             self.step(last)
         self._real.open(last, self._run.scheme.batches(last) - 1)
-        self._continuing.restore(state)
+        self._state.restore(state)
 
     def begin_with(self, state: State) -> None:
         """Take over the networks of another run's state, before the first step. Raises CheckpointError."""
-        self._continuing.begin_with(state)
+        self._state.begin_with(state)
 
     @property
     def waited_seconds(self) -> float:
@@ -158,7 +158,7 @@ class Replica:
     def _grow(self, step: int) -> None:
         """Let networks be as far as they are to be at `step`."""
         now, before = self._real.stage(step), self._real.stage(step - 1)
-        for network in self._continuing.networks.values():
+        for network in self._state.networks.values():
             grow(network, now)
         if begins(now, before):
             for optimizer in self._stepper.optimizers.values():

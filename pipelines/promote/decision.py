@@ -5,21 +5,9 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from pydantic import Field
-
-from pipelines.components import Options
 from pipelines.exit_codes import ExitCode
 from pipelines.quality.figures import Figures
-
-
-class Policy(Options):
-    """What a candidate must be."""
-
-    errors: float = Field(2.0, ge=0, description="standard errors by which a candidate's KID must be lower")
-    fid_slack: float = Field(0.05, ge=0, description="share by which its FID may be higher all the same")
-    least_recall: float = Field(0.05, ge=0, le=1, description="below, it has collapsed")
-    least_coverage: float = Field(0.05, ge=0, le=1, description="below, it has collapsed")
-    least_class_coverage: float = Field(0.5, ge=0, le=1, description="below, it has collapsed; where classes are known")
+from pipelines.quality.promotion_policy import Policy
 
 
 class Decision(NamedTuple):

@@ -14,8 +14,8 @@ from service.training.critics.image_pool import Pools
 from service.training.schemes import Stepper
 
 
-class Continuing:
-    """Networks, optimizers, rows of the step before, and pools.
+class CheckpointState:
+    """What a replica's checkpoint holds: networks, optimizers, rows of the step before, and pools.
 
     Attributes:
         networks: by the names that a checkpoint gives them.
