@@ -5,13 +5,14 @@ from __future__ import annotations
 import sys
 import time
 
-from benchmarks import data, passes, replicas, startup, step, weights
+from benchmarks import data, exact, passes, replicas, startup, step, weights
 
 ALL = {
     "step": step.main,
     "passes": passes.main,
     "weights": weights.main,
     "replicas": replicas.main,
+    "exact": exact.main,
     "startup": startup.main,
     "ingest": data.on_photographs(data.ingesting),
     "read": data.on_photographs(data.decoded),

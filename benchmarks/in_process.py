@@ -21,7 +21,7 @@ def opened(recipe: str, overrides: list[str], storage: str) -> Iterator[Replica]
     """The only replica of a run, on the CPU, with its data ingested into `storage`."""
     run = load(recipe, [*overrides, f"storage={storage}"])
     loaders = [
-        open_loader(Location.of(shards), run.data.transform, run.batch.size, run.order_seed(number))
+        open_loader(Location.of(shards), run.data.transform, run.batch.size, run.order_seed(number), cells=run.cells)
         for number, (shards, _) in enumerate(prepare_all(run, Console(quiet=True)))
     ]
     replica = Replica(run, TorchDistributed(torch.device("cpu")), *loaders)

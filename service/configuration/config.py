@@ -138,6 +138,11 @@ class Run(Options):
         return torch.float64 if self.dtype == "float64" else torch.float32
 
     @property
+    def cells(self) -> int | None:
+        """How many runs of rows replicas hold whole; None if they need not."""
+        return self.batch.cells if self.exact else None
+
+    @property
     def tracking_uri(self) -> str:
         """Of MLflow: the server that was named, else a database beside everything else that runs write.
 

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from torch.autograd import Variable
 
-from service.replicas.collectives import Collective, Exchange
+from service.replicas.collectives import Collective
+from service.replicas.exact.exchange import Exchange
 from service.replicas.exact.tree import node_sums, nodes_of, owned_cells, root, tree_sum
 
 #: Values that are sent at once; as many bytes as DistributedDataParallel's buckets have.

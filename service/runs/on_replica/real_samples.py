@@ -45,7 +45,7 @@ def open_loaders(run: Run, accelerator: Accelerator, tell: Callable[[str, int], 
             version=data.version,
             cache=cache,
             reading=reading,
-            cells=run.batch.cells if run.exact else None,
+            cells=run.cells,
         )
         for number, data in enumerate([run.data, *run.data.domains])
     ]
