@@ -27,6 +27,7 @@ class Status:
     metrics: dict[str, float] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     attempts: int = 0
+    began: int = 0
     ready_at: float = 0.0
     first_step_at: float | None = None
     replaced_rows: int = 0
@@ -43,7 +44,7 @@ class StatusActor:
         """An attempt begins at `step`; returns the how-manieth it is."""
         self._posted.attempts += 1
         self._posted.ready_at = self._posted.ready_at or time.time()
-        self._posted.step = step
+        self._posted.step = self._posted.began = step
         return self._posted.attempts
 
     def post(self, step: int, metrics: Mapping[str, float] | None = None) -> None:
@@ -82,10 +83,14 @@ class Display:
         status: from `new_status`.
         steps: of the run.
         marks: (name, time) of what came before, for the account of the first step.
+        resumed: whether the run was there before, so that people want to know where it goes on.
     """
 
-    def __init__(self, status: Any, steps: int, console: Console, marks: Sequence[tuple[str, float]]) -> None:
+    def __init__(
+        self, status: Any, steps: int, console: Console, marks: Sequence[tuple[str, float]], resumed: bool = False
+    ) -> None:
         self._status, self._steps, self._console, self._marks = status, steps, console, marks
+        self._attempts_told = 0 if resumed else 1
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True, name="progress")
         self._warned = 0
@@ -118,6 +123,9 @@ class Display:
             for warning in posted.warnings[self._warned :]:
                 self._console.print(f"warning: {warning}", style="yellow", highlight=False, soft_wrap=True)
             self._warned = len(posted.warnings)
+            if posted.attempts > self._attempts_told:
+                self._attempts_told = posted.attempts
+                self._console.print(_beginning(posted.began), highlight=False, soft_wrap=True)
             self._account(posted)
             if posted.step != shown and (last or time.monotonic() >= next_show):
                 shown, next_show = posted.step, time.monotonic() + seconds
@@ -132,6 +140,10 @@ class Display:
         parts = [f"{name} {at - before:.1f}" for (_, before), (name, at) in pairwise(marks)]
         total = posted.first_step_at - marks[0][1]
         self._console.print(f"first step after {total:.1f} s: {', '.join(parts)}", highlight=False, soft_wrap=True)
+
+
+def _beginning(step: int) -> str:
+    return f"going on from step {step:,}" if step else "there is no checkpoint: beginning at the first step"
 
 
 def line(posted: Status, steps: int, width: int = 80) -> str:

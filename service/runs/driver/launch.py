@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -15,6 +14,7 @@ from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from rich.console import Console
 
 from pipelines.storage.location import Location
+from service.artifacts import checkpoints, run_checkpoints
 from service.configuration.config import Run, storage_root
 from service.configuration.tree import dump
 from service.runs.driver.cluster import Replicas
@@ -24,6 +24,8 @@ from service.runs.on_replica.outputs import Job
 from service.runs.on_replica.worker import replica_main
 from service.tracking.progress import Display, duration, new_status
 
+#: Which checkpoints Ray Train believes that there are. It refuses to start where one of them is gone.
+_RAYS_NOTES = "checkpoint_manager_snapshot.json"
 Validation = Callable[[Job], ray.train.ValidationConfig]
 
 
@@ -42,11 +44,11 @@ def launch(run: Run, console: Console, began: float, validation: Validation) -> 
     with started(run, console, began) as at:
         console.print(f"{at.prepared.name}: {_introduction(at.prepared, at.replicas)}", highlight=False, soft_wrap=True)
         status = new_status()
-        with Display(status, run.steps, console, at.marks):
+        with Display(status, run.steps, console, at.marks, run.resume is not None):
             result = fit(at, replica_main, status, validation)
         if result.return_value is not None:
-            raise RunError(f"{result.return_value}; the last good checkpoint is {_where(at.prepared, result)}")
-        trained = finish(at.prepared, at.tracking_run, result, ray.get(status.read.remote()).replaced_rows)
+            raise RunError(f"{result.return_value}; the last good checkpoint is {_last(at.prepared)}")
+        trained = finish(at.prepared, at.tracking_run, ray.get(status.read.remote()).replaced_rows)
     console.print(f"done: {run.steps:,} steps in {duration(time.time() - began)}", highlight=False)
     for title, text in trained.lines():
         console.print(f"  {title:<12}{text}", highlight=False, soft_wrap=True)
@@ -66,6 +68,9 @@ def fit(at: Started, main: Callable[[Job], Any], status: Any, validation: Valida
     storage = Location.of(storage_root(run.storage))
     accelerator = at.replicas.accelerator
     job = Job(dump(run), prepared.folder, prepared.tracking_uri, at.tracking_run, status, accelerator)
+    folder = Location.of(prepared.folder)
+    (folder / _RAYS_NOTES).delete()  # The folder says what there is, and they may say otherwise.
+    run_checkpoints.forget_unmeasured(folder)
     xla = at.replicas.xla
     trainer = (partial(DataParallelTrainer, backend_config=xla) if xla else TorchTrainer)(
         main,
@@ -75,7 +80,6 @@ def fit(at: Started, main: Callable[[Job], Any], status: Any, validation: Valida
             name=prepared.name,
             storage_path=storage.path,
             storage_filesystem=None if storage.is_local else storage.filesystem,
-            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=run.checkpoints.keep),
             failure_config=ray.train.FailureConfig(max_failures=run.cluster.max_failures),
         ),
         validation_config=validation(job) if validation and run.evaluation.during_training else None,
@@ -98,7 +102,6 @@ def _cause(error: Exception) -> str:
     return f"replica {rank} failed: {lines[-1] if lines else type(failure).__name__}"
 
 
-def _where(prepared: Prepared, result: ray.train.Result) -> str:
-    if result.checkpoint is None:
-        return "none yet"
-    return str(Location.of(prepared.folder) / Path(result.checkpoint.path).name)
+def _last(prepared: Prepared) -> str:
+    found = run_checkpoints.steps(Location.of(prepared.folder))
+    return str(Location.of(prepared.folder) / checkpoints.name_of(found[-1])) if found else "none yet"

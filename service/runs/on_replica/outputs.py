@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 import threading
 import time
@@ -14,8 +15,8 @@ import ray.train
 import ray.train.torch
 from torch import Tensor
 
-from pipelines.storage.location import Location, join
-from service.artifacts import best, checkpoints
+from pipelines.storage.location import Location
+from service.artifacts import best, checkpoints, run_checkpoints
 from service.artifacts.checkpoints import State
 from service.configuration.config import Run
 from service.tracking.gauges import Gauges
@@ -52,6 +53,7 @@ class RayOutputs:
         self._tracker = Tracker(job.tracking_uri, job.tracking_run, Journal(self._folder / "metrics.jsonl"))
         self._best = best.read(Location.of(job.folder))
         self._uploads: list[threading.Event] = []
+        self._pruning = threading.Lock()
 
     def progress(self, step: int) -> None:
         now = time.monotonic()
@@ -92,12 +94,15 @@ class RayOutputs:
 
         def upload(checkpoint: ray.train.Checkpoint, name: str) -> ray.train.Checkpoint:
             try:
-                target = Location.of(join(self._job.folder, name))
-                target.copy_from(Location.of(checkpoint.path))
+                run = Location.of(self._job.folder)
+                target = run_checkpoints.publish(folder, run, state.step, self._run.evaluation.during_training)
                 if improves:
-                    best.publish(Location.of(self._job.folder), candidate, Location.of(checkpoint.path))
+                    best.publish(run, candidate, Location.of(str(folder)))
                 self._tracker.tag("checkpoint.last", str(target))
+                with self._pruning:
+                    run_checkpoints.prune(run, self._run.checkpoints.keep)
             finally:
+                shutil.rmtree(folder, ignore_errors=True)
                 uploaded.set()
             return ray.train.Checkpoint(target.path, target.filesystem)
 
