@@ -15,8 +15,8 @@ from rich.console import Console
 from pipelines.components import ConfigError
 from pipelines.exit_codes import ExitCode, exit_with
 from pipelines.quality.policy import NotComparableError
-from pipelines.retrain.lease import lease
 from pipelines.retrain.retraining import planned, retrain
+from pipelines.storage.lease import lease
 from pipelines.storage.location import Location, join
 from service.artifacts import registry
 from service.configuration.config import Run, storage_root
