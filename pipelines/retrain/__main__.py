@@ -60,9 +60,9 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m pipeline
     except (RunError, TrackingError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return ExitCode.FAILED
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         print("interrupted; the same command goes on", file=sys.stderr)
-        return ExitCode.INTERRUPTED
+        return getattr(error, "code", ExitCode.INTERRUPTED)
 
 
 def _guarded(run: Run, append: bool, console: Console) -> ExitCode:

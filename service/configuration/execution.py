@@ -36,6 +36,7 @@ class Checkpoints(Options):
     """What a run keeps."""
 
     every: int = Field(1000, ge=1, description="steps between checkpoints")
+    minutes: float | None = Field(None, gt=0, description="also make one where the last is so many minutes old")
     keep: int = Field(3, ge=1, description="how many recent checkpoints to keep, besides the best")
     score_images: int = Field(512, ge=16, description="images for scoring a checkpoint")
 

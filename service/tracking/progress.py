@@ -11,6 +11,7 @@ from itertools import pairwise
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
@@ -25,6 +26,7 @@ class Status:
 
     step: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
+    said: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     attempts: int = 0
     began: int = 0
@@ -32,6 +34,8 @@ class Status:
     first_step_at: float | None = None
     replaced_rows: int = 0
     hopeless: str | None = None
+    asked: bool = False
+    noticed: set[str] = field(default_factory=set)
 
 
 class StatusActor:
@@ -53,7 +57,12 @@ class StatusActor:
         if metrics is not None:
             self._posted.metrics = dict(metrics)
 
+    def say(self, text: str) -> None:
+        """Something that a person should know."""
+        self._posted.said.append(text)
+
     def warn(self, text: str) -> None:
+        """Something that is not as it should be."""
         self._posted.warnings.append(text)
 
     def replace(self, what: str, rows: int) -> None:
@@ -67,13 +76,28 @@ class StatusActor:
         """No other attempt at the run would do better."""
         self._posted.hopeless = self._posted.hopeless or reason
 
+    def ask(self) -> None:
+        """The run is to checkpoint at the end of its step, and to leave."""
+        self._posted.asked = True
+
+    def asked(self) -> bool:
+        """Whether it is."""
+        return self._posted.asked
+
+    def notice(self, nodes: Sequence[str]) -> bool:
+        """The end of nodes is announced; returns whether one of them is news."""
+        news = set(nodes) - self._posted.noticed
+        self._posted.noticed |= news
+        return bool(news)
+
     def read(self) -> Status:
         return self._posted
 
 
 def new_status() -> Any:
-    """A status on the cluster: its actor handle."""
-    return ray.remote(num_cpus=0)(StatusActor).remote()
+    """A status on the cluster: its actor handle. It is on this node, as no other's end is to be the run's."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(num_cpus=0, scheduling_strategy=here)(StatusActor).remote()
 
 
 class Display:
@@ -93,7 +117,7 @@ class Display:
         self._attempts_told = 0 if resumed else 1
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True, name="progress")
-        self._warned = 0
+        self._warned = self._told = 0
         self._accounted = False
 
     def __enter__(self) -> Display:
@@ -123,6 +147,9 @@ class Display:
             for warning in posted.warnings[self._warned :]:
                 self._console.print(f"warning: {warning}", style="yellow", highlight=False, soft_wrap=True)
             self._warned = len(posted.warnings)
+            for text in posted.said[self._told :]:
+                self._console.print(text, highlight=False, soft_wrap=True)
+            self._told = len(posted.said)
             if posted.attempts > self._attempts_told:
                 self._attempts_told = posted.attempts
                 self._console.print(_beginning(posted.began), highlight=False, soft_wrap=True)

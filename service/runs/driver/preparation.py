@@ -17,6 +17,7 @@ from rich.console import Console
 from pipelines.components import ConfigError
 from pipelines.data.shards import Manifest
 from pipelines.storage.location import Location, join
+from service.artifacts import run_checkpoints
 from service.configuration import own_recipes
 from service.configuration.config import Run, storage_root
 from service.configuration.tree import dump, flatten
@@ -49,9 +50,15 @@ class Prepared:
     @property
     def resume(self) -> str:
         """The command that goes on with the run."""
-        storage = self.run.storage
-        usual = Run.model_fields["storage"].default
-        return f"selfgan train resume={self.name}" + ("" if storage == usual else f" storage={storage}")
+        return self.run.resuming(self.name)
+
+    @property
+    def going_on(self) -> str:
+        """What that command would do, in half a line."""
+        steps = run_checkpoints.steps(Location.of(self.folder))
+        if not steps:
+            return f"there is no checkpoint yet: {self.resume} begins at the first step"
+        return f"{self.resume} goes on from step {steps[-1]:,}"
 
 
 @dataclass(frozen=True)
@@ -115,6 +122,8 @@ def _tracked(prepared: Prepared, marks: tuple[tuple[str, float], ...]) -> Iterat
         yield Started(prepared, tracking_run, replicas, marks)
     except BaseException as error:
         status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
+        if isinstance(error, KeyboardInterrupt) and not str(error):
+            error.args = (prepared.going_on,)
         with suppress(TrackingError):  # What went wrong first is what the user has to hear of.
             tracking.finish_run(prepared.tracking_uri, tracking_run, status, {"error": str(error)[:5000]})
         raise
@@ -130,7 +139,7 @@ def prepare(run: Run, folder: str, console: Console) -> Prepared:
     """
     if run.resume is None and (Location.of(folder) / "run.json").exists():
         name = Location.of(folder).name
-        raise ConfigError(f"name: {folder} is there already; resume={name} continues it")
+        raise ConfigError(f"name: {folder} is there already; {run.resuming(name)} goes on with it")
     uri = run.tracking_uri
     tracking.check_reachable(uri)
     if run.start_from is not None and run.resume is None and not (Location.of(run.start_from) / "state.json").exists():

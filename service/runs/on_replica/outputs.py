@@ -19,6 +19,7 @@ from pipelines.storage.location import Location
 from service.artifacts import best, checkpoints, run_checkpoints
 from service.artifacts.checkpoints import State
 from service.configuration.config import Run
+from service.runs.on_replica.agreement import Agreement, Wish
 from service.tracking.gauges import Gauges
 from service.tracking.journal import Journal
 from service.tracking.pictures import grid
@@ -45,6 +46,8 @@ class RayOutputs:
     def __init__(self, run: Run, job: Job, chief: bool, start: int) -> None:
         self._run, self._job, self._chief = run, job, chief
         self._next_post = 0.0
+        minutes = run.checkpoints.minutes
+        self._agreement = Agreement(job.status, minutes and minutes * 60, start)
         if not chief:
             return
         name = Location.of(job.folder).path.rpartition("/")[2]
@@ -76,7 +79,11 @@ class RayOutputs:
         grid(images).save(file)
         self._tracker.file(file, "samples")
 
+    def wish(self, step: int) -> Wish:
+        return self._agreement.wish(step)
+
     def checkpoint(self, state: State, score: float | None) -> None:
+        self._agreement.checkpointed()
         if not self._chief:
             ray.train.report({}, checkpoint_upload_mode=ray.train.CheckpointUploadMode.ASYNC)
             return
@@ -126,7 +133,7 @@ class RayOutputs:
             reason = self._tracker.problem or f"no answer for {self._run.tracking.patience_seconds:.0f} s"
             self._job.status.warn.remote(
                 f"{lost} entries of {self._folder / 'metrics.jsonl'} are not in MLflow ({reason}); "
-                f"resume={Location.of(self._job.folder).path.rpartition('/')[2]} on this machine delivers them"
+                f"{self._run.resuming(Location.of(self._job.folder).name)} on this machine delivers them"
             )
 
 

@@ -16,6 +16,7 @@ from service.configuration.config import Run
 from service.configuration.reading import from_tree
 from service.replicas.accelerators import Accelerator, AcceleratorError
 from service.replicas.accelerators.torch_distributed import TorchDistributed
+from service.runs.on_replica.agreement import Left
 from service.runs.on_replica.loop import train
 from service.runs.on_replica.outputs import Job, RayOutputs
 from service.runs.on_replica.real_samples import open_loaders
@@ -34,7 +35,7 @@ class Stopped:
         return self.reason
 
 
-def replica_main(job: Job) -> Diverged | Stopped | None:
+def replica_main(job: Job) -> Diverged | Left | Stopped | None:
     """Train as one of the replicas that Ray has started. Returns why the run has ended before its time, if it has."""
     if reason := ray.get(job.status.read.remote()).hopeless:
         return Stopped(reason)
@@ -44,14 +45,14 @@ def replica_main(job: Job) -> Diverged | Stopped | None:
         run, accelerator, replica = set_up(job)
         start = restore(run, job.folder, replica, accelerator.rank, job.status.warn.remote)
         outputs = RayOutputs(run, job, chief=accelerator.rank == 0, start=start)
-        diverged = train(run, accelerator, replica, outputs, start)
+        ended = train(run, accelerator, replica, outputs, start)
     except (DamagedShardError, AcceleratorError, CheckpointError) as error:
         # Only Ray can end the others, who wait for this replica; what it then starts again looks at the status.
         ray.get(job.status.give_up.remote(str(error)))
         raise
     replica.close()
     outputs.close()
-    return diverged
+    return ended
 
 
 def set_up(job: Job) -> tuple[Run, Accelerator, Replica]:
