@@ -59,6 +59,9 @@ class Cluster(Options):
     cpus_per_replica: float | None = Field(
         None, gt=0, description="CPUs per replica [default: an even share of the cluster]"
     )
+    patience_seconds: float = Field(
+        300, gt=0, description="how long steps may stand still until replicas count as hung and are started again"
+    )
     max_failures: int = Field(3, ge=-1, description="how often to restart a failed run from its last checkpoint")
 
 

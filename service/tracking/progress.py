@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
@@ -20,9 +20,25 @@ from rich.text import Text
 _FIRST, _SHORT = ("generator", "real", "fake"), {"generator": "G"}
 
 
+@dataclass(frozen=True)
+class Pulse:
+    """The last sign of life of a replica: which process it is, and when it came, in seconds since the epoch."""
+
+    rank: int
+    host: str
+    node: str
+    pid: int
+    at: float = 0.0
+
+
 @dataclass
 class Status:
-    """What is on the status."""
+    """What is on the status. Times are those of the driver's machine, in seconds since the epoch.
+
+    Attributes:
+        ready_at: when this attempt began.
+        moved_at: when the last step of this attempt was done; None before its first.
+    """
 
     step: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
@@ -31,6 +47,8 @@ class Status:
     attempts: int = 0
     began: int = 0
     ready_at: float = 0.0
+    moved_at: float | None = None
+    pulses: dict[int, Pulse] = field(default_factory=dict)
     first_step_at: float | None = None
     replaced_rows: int = 0
     hopeless: str | None = None
@@ -47,15 +65,21 @@ class StatusActor:
     def start(self, step: int) -> int:
         """An attempt begins at `step`; returns the how-manieth it is."""
         self._posted.attempts += 1
-        self._posted.ready_at = self._posted.ready_at or time.time()
+        self._posted.ready_at, self._posted.moved_at = time.time(), None
         self._posted.step = self._posted.began = step
         return self._posted.attempts
 
     def post(self, step: int, metrics: Mapping[str, float] | None = None) -> None:
-        self._posted.first_step_at = self._posted.first_step_at or time.time()
-        self._posted.step = max(step, self._posted.step)
+        now = time.time()
+        self._posted.first_step_at = self._posted.first_step_at or now
+        if step > self._posted.step:
+            self._posted.step, self._posted.moved_at = step, now
         if metrics is not None:
             self._posted.metrics = dict(metrics)
+
+    def beat(self, pulse: Pulse) -> None:
+        """A replica is alive."""
+        self._posted.pulses[pulse.rank] = replace(pulse, at=time.time())
 
     def say(self, text: str) -> None:
         """Something that a person should know."""

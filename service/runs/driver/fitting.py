@@ -19,12 +19,13 @@ from service.configuration.config import storage_root
 from service.configuration.tree import dump
 from service.runs.driver.preparation import RunError, Started
 from service.runs.driver.signals import Interrupted, Signals
+from service.runs.driver.watchdog import Watchdog
 from service.runs.on_replica.agreement import Left
 from service.runs.on_replica.outputs import Job
 
 #: Which checkpoints Ray Train believes that there are. It refuses to start where one of them is gone.
 _RAYS_NOTES = "checkpoint_manager_snapshot.json"
-_LOOK_SECONDS = 0.2
+_LOOK_SECONDS = 0.5
 Validation = Callable[[Job], ray.train.ValidationConfig]
 
 
@@ -45,9 +46,11 @@ def fit(
         Interrupted: the user, or the system, stops them.
     """
     signals = signals or Signals()
+    run = at.prepared.run
+    watchdog = Watchdog(status, run.steps, run.cluster.patience_seconds)
     while True:
         try:
-            returned = _waited_for(_trainer(at, main, status, validation), status, signals)
+            returned = _waited_for(_trainer(at, main, status, validation), status, signals, watchdog)
         except ray.train.TrainingFailedError as error:
             raise RunError(f"{_cause(error)}; {at.prepared.going_on}") from error
         except KeyboardInterrupt as error:
@@ -60,7 +63,7 @@ def fit(
         status.say.remote(f"a node is to go: step {returned.step:,} is kept, and the run goes on elsewhere")
 
 
-def _waited_for(trainer: DataParallelTrainer, status: Any, signals: Signals) -> Any:
+def _waited_for(trainer: DataParallelTrainer, status: Any, signals: Signals, watchdog: Watchdog) -> Any:
     """What the replicas return. The main thread stays free for signals: Ray would abort the run at the first."""
     done: Future[ray.train.Result] = Future()
 
@@ -75,9 +78,11 @@ def _waited_for(trainer: DataParallelTrainer, status: Any, signals: Signals) -> 
     try:
         threading.Thread(target=train, daemon=True, name="Ray Train").start()
         while not _ended(done):
+            posted = ray.get(status.read.remote())
+            watchdog.look(posted)
             if signals.caught is not None and not told:
                 told = True
-                if not ray.get(status.read.remote()).attempts:  # No replica has begun: there is nothing to keep.
+                if not posted.attempts:  # No replica has begun: there is nothing to keep.
                     raise Interrupted(code=signals.caught)
                 ray.get(status.ask.remote())
                 status.say.remote("stopping at the end of the step; once more stops at once")

@@ -20,6 +20,7 @@ from service.artifacts import best, checkpoints, run_checkpoints
 from service.artifacts.checkpoints import State
 from service.configuration.config import Run
 from service.runs.on_replica.agreement import Agreement, Wish
+from service.runs.on_replica.pulse import beat
 from service.tracking.gauges import Gauges
 from service.tracking.journal import Journal
 from service.tracking.pictures import grid
@@ -46,6 +47,7 @@ class RayOutputs:
     def __init__(self, run: Run, job: Job, chief: bool, start: int) -> None:
         self._run, self._job, self._chief = run, job, chief
         self._next_post = 0.0
+        self._ended = beat(job.status)
         minutes = run.checkpoints.minutes
         self._agreement = Agreement(job.status, minutes and minutes * 60, start)
         if not chief:
@@ -124,6 +126,7 @@ class RayOutputs:
 
     def close(self) -> None:
         """Wait for the tracking server to have everything; say so if it does not."""
+        self._ended.set()
         if not self._chief:
             return
         for uploaded in self._uploads:  # Each has something to say to the tracking server at its end.
