@@ -53,8 +53,8 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python service/tra
             print(yaml.safe_dump(dump(run), sort_keys=False), end="")
             return ExitCode.DONE
         from pipelines.evaluate import during_training
+        from service.runs.driver.failures import RunError
         from service.runs.driver.launch import launch
-        from service.runs.driver.preparation import RunError
         from service.tracking.progress import console
 
         try:

@@ -23,7 +23,7 @@ from service.configuration.config import Run, storage_root
 from service.configuration.overrides import refuse_flags
 from service.configuration.recipe import load
 from service.runs.driver import datasets
-from service.runs.driver.preparation import RunError
+from service.runs.driver.failures import RunError
 from service.tracking.tracker import TrackingError
 
 

@@ -17,7 +17,8 @@ from pipelines.storage.location import Location
 from service.artifacts import run_checkpoints
 from service.configuration.config import storage_root
 from service.configuration.tree import dump
-from service.runs.driver.preparation import RunError, Started
+from service.runs.driver.failures import RunError
+from service.runs.driver.preparation import Started
 from service.runs.driver.signals import Interrupted, Signals
 from service.runs.driver.watchdog import Watchdog
 from service.runs.on_replica.agreement import Left

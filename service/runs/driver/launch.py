@@ -11,8 +11,9 @@ from pipelines.storage.location import Location
 from service.artifacts import checkpoints, run_checkpoints
 from service.configuration.config import Run
 from service.runs.driver.cluster import Replicas
+from service.runs.driver.failures import RunError
 from service.runs.driver.fitting import Validation, fit
-from service.runs.driver.preparation import Prepared, RunError, started
+from service.runs.driver.preparation import Prepared, started
 from service.runs.driver.signals import heard
 from service.runs.driver.summary import Trained, finish
 from service.runs.on_replica.worker import replica_main
@@ -50,8 +51,12 @@ def launch(run: Run, console: Console, began: float, validation: Validation) -> 
 def _introduction(prepared: Prepared, replicas: Replicas) -> str:
     run, manifest = prepared.run, prepared.manifest
     shape = "x".join(map(str, run.data.transform.shape))
-    count = "1 replica" if run.replicas == 1 else f"{run.replicas} replicas"
-    return f"{run.steps:,} steps of {run.batch.size} images, {manifest.rows:,} of {shape}, on {count} of {replicas.on}"
+    count = "1 replica" if replicas.room == 1 else f"{replicas.room} replicas"
+    more = f" (room for {replicas.room} of {run.replicas}; more join where there is room)"
+    return (
+        f"{run.steps:,} steps of {run.batch.size} images, {manifest.rows:,} of {shape}, on {count} of {replicas.on}"
+        + (more if replicas.room < run.replicas else "")
+    )
 
 
 def _last(prepared: Prepared) -> str:

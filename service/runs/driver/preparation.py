@@ -29,10 +29,6 @@ from service.tracking import tracker as tracking
 from service.tracking.tracker import TrackingError
 
 
-class RunError(RuntimeError):
-    """A run that ended before its last step; its text is the one line to show."""
-
-
 @dataclass(frozen=True)
 class Prepared:
     """What is known before Ray starts."""

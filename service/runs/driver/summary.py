@@ -12,7 +12,8 @@ from pathlib import Path
 from pipelines.storage.location import Location
 from service.artifacts import best, registry, run_checkpoints
 from service.artifacts.checkpoints import CheckpointError, State
-from service.runs.driver.preparation import Prepared, RunError
+from service.runs.driver.failures import RunError
+from service.runs.driver.preparation import Prepared
 from service.runs.on_replica.outputs import local_folder
 from service.tracking import tracker as tracking
 from service.tracking.pictures import curves
