@@ -73,6 +73,7 @@ def client(uri: str) -> MlflowClient:
 
     for talkative in ("mlflow", "alembic"):  # Each step of creating a database is news to nobody.
         logging.getLogger(talkative).setLevel(logging.WARNING)
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # Its errors are raised, and told, as well.
     with _alone(uri):
         return MlflowClient(tracking_uri=uri)
 

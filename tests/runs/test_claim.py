@@ -45,6 +45,17 @@ def test_who_comes_second_gets_one_line(tmp_path: Path, ray_cluster: tuple[str, 
     assert f"going on from step {newest}" in out
 
 
+def test_who_was_taken_over_stops_at_once_and_writes_nothing(tmp_path: Path, ray_cluster: tuple[str, str]) -> None:
+    words = options(tmp_path, "name=lost", "steps=100000", "checkpoints.every=50000", "logging.samples_every=50000")
+    first = train_command("digits", *words, address=ray_cluster[0])
+    journal = tmp_path / "lost" / "metrics.jsonl"
+    wait_until(lambda: journal.exists() and "loss/real" in journal.read_text(), "it trains", first)
+    (tmp_path / ".claims" / "lost" / "lease-00000002").write_bytes(b"another's beat")
+    _, err = first.communicate(timeout=PATIENCE)
+    assert first.returncode == 130, err
+    assert not list((tmp_path / "lost").glob("step-*"))
+
+
 def test_first_runs_that_start_together_find_one_database(tmp_path: Path) -> None:
     names = ["a", "b", "c"]
 

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
 import ray
 import ray.train
 from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.exceptions import WorkerGroupStartupFailedError, WorkerGroupStartupTimeoutError
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
 
 from pipelines.storage.location import Location
 from service.artifacts import run_checkpoints
 from service.configuration.config import storage_root
 from service.configuration.tree import dump
-from service.runs.driver.failures import RunError
+from service.runs.driver.failures import RunError, first_line
 from service.runs.driver.preparation import Started
 from service.runs.driver.signals import Interrupted, Signals
 from service.runs.driver.watchdog import Watchdog
@@ -27,6 +29,7 @@ from service.runs.on_replica.outputs import Job
 #: Which checkpoints Ray Train believes that there are. It refuses to start where one of them is gone.
 _RAYS_NOTES = "checkpoint_manager_snapshot.json"
 _LOOK_SECONDS = 0.5
+_ABORT_SECONDS = 20.0
 Validation = Callable[[Job], ray.train.ValidationConfig]
 
 
@@ -49,11 +52,19 @@ def fit(
     signals = signals or Signals()
     run = at.prepared.run
     watchdog = Watchdog(status, run.steps, run.cluster.patience_seconds)
+    deaths = 0
     while True:
         try:
-            returned = _waited_for(_trainer(at, main, status, validation), status, signals, watchdog)
+            returned = _returned(_trainer(at, main, status, validation), status, signals, watchdog)
         except ray.train.TrainingFailedError as error:
+            deaths += _died_at_start(error)
+            again = run.cluster.max_failures < 0 or deaths <= run.cluster.max_failures
+            if _no_room(error) or (_died_at_start(error) and again):
+                _give_places_back()
+                continue
             raise RunError(f"{_cause(error)}; {at.prepared.going_on}") from error
+        except ray.exceptions.RayError as error:  # The head of the cluster is gone, and with it the run's status.
+            raise RunError(f"the cluster is lost ({first_line(error)}); {at.prepared.going_on}") from error
         except KeyboardInterrupt as error:
             code = error.code if isinstance(error, Interrupted) else None
             raise Interrupted(at.prepared.going_on, code or Interrupted().code) from error
@@ -64,40 +75,59 @@ def fit(
         status.say.remote(f"a node is to go: step {returned.step:,} is kept, and the run goes on elsewhere")
 
 
-def _waited_for(trainer: DataParallelTrainer, status: Any, signals: Signals, watchdog: Watchdog) -> Any:
-    """What the replicas return. The main thread stays free for signals: Ray would abort the run at the first."""
-    done: Future[ray.train.Result] = Future()
+class _Quiet:
+    """Ray Train without its own answer to Ctrl-C, which is to abort the run at the first."""
 
-    def train() -> None:
-        try:
-            done.set_result(trainer.fit())
-        except BaseException as error:
-            done.set_exception(error)
+    controller: Any = None
 
-    told = False
+    def _register_sigint_handler(self, controller: Any) -> None:
+        self.controller = controller
+
+
+class _TorchTrainer(_Quiet, TorchTrainer):  # type: ignore[misc]  # Ray has no types.
+    pass
+
+
+class _XlaTrainer(_Quiet, DataParallelTrainer):  # type: ignore[misc]
+    pass
+
+
+def _returned(trainer: Any, status: Any, signals: Signals, watchdog: Watchdog) -> Any:
+    """What the replicas return. They are watched meanwhile, as this thread waits for Ray and hears signals."""
+    done = threading.Event()
+    watching = threading.Thread(target=_watch, args=(done, status, signals, watchdog), daemon=True, name="watching")
     signals.patient = True
+    watching.start()
     try:
-        threading.Thread(target=train, daemon=True, name="Ray Train").start()
-        while not _ended(done):
-            posted = ray.get(status.read.remote())
-            watchdog.look(posted)
-            if signals.caught is not None and not told:
-                told = True
-                if not posted.attempts:  # No replica has begun: there is nothing to keep.
-                    raise Interrupted(code=signals.caught)
-                ray.get(status.ask.remote())
-                status.say.remote("stopping at the end of the step; once more stops at once")
-        return done.result().return_value
+        return trainer.fit().return_value
+    except KeyboardInterrupt:
+        if trainer.controller is not None:
+            with suppress(ray.exceptions.RayError):  # It answers by its end.
+                ray.get(trainer.controller.abort.remote(), timeout=_ABORT_SECONDS)
+        raise
     finally:
         signals.patient = False
+        done.set()
+        watching.join()
 
 
-def _ended(done: Future[Any]) -> bool:
-    try:
-        done.exception(_LOOK_SECONDS)
-    except TimeoutError:
-        return False
-    return True
+def _watch(done: threading.Event, status: Any, signals: Signals, watchdog: Watchdog) -> None:
+    """Until `done`: end what hangs, and hand on the first signal."""
+    told = False
+    while not done.wait(_LOOK_SECONDS):
+        try:
+            posted = ray.get(status.read.remote(), timeout=_ABORT_SECONDS)
+            watchdog.look(posted)
+            if signals.caught is None or told:
+                continue
+            told = True
+            if not posted.attempts:  # No replica has begun: there is nothing to keep.
+                signals.abort()
+                return
+            ray.get(status.ask.remote(), timeout=_ABORT_SECONDS)
+            status.say.remote("stopping at the end of the step; once more stops at once")
+        except ray.exceptions.RayError:  # The cluster is busy, or gone; the main thread hears of that.
+            continue
 
 
 def _trainer(at: Started, main: Callable[[Job], Any], status: Any, validation: Validation | None) -> Any:
@@ -109,7 +139,7 @@ def _trainer(at: Started, main: Callable[[Job], Any], status: Any, validation: V
     (folder / _RAYS_NOTES).delete()  # The folder says what there is, and they may say otherwise.
     run_checkpoints.forget_unmeasured(folder)
     xla = at.replicas.xla
-    return (partial(DataParallelTrainer, backend_config=xla) if xla else TorchTrainer)(
+    return (partial(_XlaTrainer, backend_config=xla) if xla else _TorchTrainer)(
         main,
         train_loop_config=job,
         scaling_config=at.replicas.scaling,
@@ -117,10 +147,34 @@ def _trainer(at: Started, main: Callable[[Job], Any], status: Any, validation: V
             name=prepared.name,
             storage_path=storage.path,
             storage_filesystem=None if storage.is_local else storage.filesystem,
-            failure_config=ray.train.FailureConfig(max_failures=run.cluster.max_failures),
+            failure_config=ray.train.FailureConfig(
+                run.cluster.max_failures, controller_failure_limit=0
+            ),  # `fit` tries.
         ),
         validation_config=validation(job) if validation and run.evaluation.during_training else None,
     )
+
+
+def _died_at_start(error: ray.train.TrainingFailedError) -> bool:
+    """Whether a replica died while replicas were being started."""
+    failure = getattr(error, "controller_failure", None)
+    return isinstance(failure, WorkerGroupStartupFailedError | ray.exceptions.RayActorError)
+
+
+def _no_room(error: ray.train.TrainingFailedError) -> bool:
+    """Whether replicas have found no room so far."""
+    return isinstance(getattr(error, "controller_failure", None), WorkerGroupStartupTimeoutError)
+
+
+def _give_places_back() -> None:
+    """Free what this job has reserved: where a replica dies while it starts, Ray Train forgets that, and waits for room.
+
+    The id of a placement group ends with that of its job.
+    """
+    job = ray.get_runtime_context().get_job_id()
+    for name, described in placement_group_table().items():
+        if name.endswith(job) and described["state"] != "REMOVED":
+            remove_placement_group(PlacementGroup(ray.PlacementGroupID(bytes.fromhex(name))))
 
 
 def _cause(error: Exception) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import _thread
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -72,8 +73,14 @@ class Started:
 
 
 @contextmanager
-def started(run: Run, console: Console, began: float) -> Iterator[Started]:
+def started(
+    run: Run, console: Console, began: float, lost: Callable[[], None] = _thread.interrupt_main
+) -> Iterator[Started]:
     """A run's cluster and tracking, started; and ended, well or badly. No other process has the run meanwhile.
+
+    Args:
+        began: when the user's command did, in seconds since the epoch.
+        lost: as `claimed` takes it.
 
     Raises:
         ConfigError: the user's mistake; nothing has been started.
@@ -82,7 +89,7 @@ def started(run: Run, console: Console, began: float) -> Iterator[Started]:
     root = storage_root(run.storage)
     _check_writable(root)
     name = run.resume or run.name or f"{run.recipe}-{time.strftime('%Y%m%d-%H%M%S')}"
-    with claimed(root, name):  # Before it is looked for: two that start it at once would both find nothing.
+    with claimed(root, name, lost):  # Before it is looked for: two that start it at once would both find nothing.
         prepared = prepare(run, join(root, name), console)
         marks = ("begin", began), ("imports", imported), ("data", time.time())
         with _tracked(prepared, marks) as at:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import signal
 import threading
 from collections.abc import Iterator
@@ -46,12 +47,17 @@ class Signals:
             for number in _CODES:
                 signal.signal(number, self._hear)
 
+    def abort(self) -> None:
+        """End what the main thread does, at once, from another thread."""
+        self.patient = False
+        _thread.interrupt_main()
+
     def _hear(self, number: int, _: FrameType | None) -> None:
         code = _CODES[signal.Signals(number)]
         if self.patient and self.caught is None:
             self.caught = code
             return
-        raise Interrupted(code=code)
+        raise Interrupted(code=self.caught or code)
 
 
 @contextmanager
