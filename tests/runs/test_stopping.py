@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.clusters import announce_end, holders, nodes
 from service.runs.on_replica.agreement import steps_to_meeting
 from tests.conftest import RAY_ENVIRONMENT, ROOT, train_command
 from tests.patience import PATIENCE, wait_until
-from tests.runs.clusters import announce_end, holders, nodes
 from tests.runs.test_runs import final, options, replicas, run_of, train
 
 ENDLESS = ["steps=100000", "checkpoints.every=50000", "logging.samples_every=50000"]

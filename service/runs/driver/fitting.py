@@ -167,7 +167,7 @@ def _no_room(error: ray.train.TrainingFailedError) -> bool:
 
 
 def _give_places_back() -> None:
-    """Free what this job has reserved: where a replica dies while it starts, Ray Train forgets that, and waits for room.
+    """Free what this job has reserved: where a replica dies while it starts, Ray Train forgets that and waits for room.
 
     The id of a placement group ends with that of its job.
     """

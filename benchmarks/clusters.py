@@ -11,11 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import psutil
 import ray
 from ray.cluster_utils import Cluster
 
-from tests.conftest import RAY_ENVIRONMENT, ROOT
-
+ROOT = Path(__file__).resolve().parent.parent
+RAY_ENVIRONMENT = {"RAY_AUTH_MODE": "disabled"}
 #: Prints the nodes that hold replicas, one a replica, in a process of its own: one process joins one cluster.
 _HOLDERS = """
 import json, sys, ray
@@ -51,6 +52,17 @@ def holders(cluster: Cluster) -> list[str]:
     )
     (line,) = [line for line in done.stdout.splitlines() if line.startswith("HOLDERS")]
     found: list[str] = json.loads(line.removeprefix("HOLDERS"))
+    return found
+
+
+def replicas(cluster: Cluster) -> list[psutil.Process]:
+    """The processes that train."""
+    port, found = ":" + cluster.address.rpartition(":")[2], []
+    for process in psutil.process_iter(["cmdline"]):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            parent = process.parent()
+            if parent and "RayTrainWorker" in " ".join(process.cmdline()) and port in " ".join(parent.cmdline()):
+                found.append(process)
     return found
 
 
