@@ -1,19 +1,24 @@
-"""``python -m benchmarks [NAME ...]``: runs the benchmarks that are named in `ALL`, all of them by default."""
+"""``python -m benchmarks [NAME [KEY=VALUE ...] ...]``: runs the benchmarks that are named in `ALL`, all by default.
+
+Those that have options say in their files which.
+"""
 
 from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 
-from benchmarks import data, exact, passes, replicas, startup, step, weights
+from benchmarks import data, exact, kills, passes, replicas, startup, step, weights
 
-ALL = {
+ALL: dict[str, Callable[..., None]] = {
     "step": step.main,
     "passes": passes.main,
     "weights": weights.main,
     "replicas": replicas.main,
     "exact": exact.main,
     "startup": startup.main,
+    "kills": kills.main,
     "ingest": data.on_photographs(data.ingesting),
     "read": data.on_photographs(data.decoded),
     "decode": data.on_photographs(data.encoded),
@@ -21,13 +26,18 @@ ALL = {
 }
 
 if __name__ == "__main__":
-    chosen = sys.argv[1:] or list(ALL)
-    unknown = [name for name in chosen if name not in ALL]
+    chosen: list[tuple[str, list[str]]] = []
+    for word in sys.argv[1:] or ALL:
+        if "=" in word and chosen:
+            chosen[-1][1].append(word)
+        else:
+            chosen.append((word, []))
+    unknown = [name for name, _ in chosen if name not in ALL]
     if unknown:
         print(f"error: no benchmark {unknown[0]!r}; known: {', '.join(ALL)}", file=sys.stderr)
         sys.exit(2)
-    for name in chosen:
+    for name, words in chosen:
         began = time.time()
         print(f"== {name}", flush=True)
-        ALL[name]()
+        ALL[name](*words)
         print(f"   ({time.time() - began:.0f} s)", flush=True)

@@ -18,7 +18,7 @@ from torch import Tensor
 from benchmarks.loops import authors_loop, bare_loop
 from service.configuration.recipe import load
 from service.models.pixels import to_model
-from service.runs.driver.launch import fit
+from service.runs.driver.fitting import fit
 from service.runs.driver.preparation import started
 from service.runs.on_replica.loop import train
 from service.runs.on_replica.outputs import Job, RayOutputs
@@ -78,7 +78,7 @@ def main() -> None:
         words = [*WORDS, f"steps={BLOCK * BLOCKS + 1}", f"storage={storage}", "name=benchmark"]
         run = load("self-dcgan-mnist", words)
         with started(run, Console(quiet=True), time.time()) as at:
-            seconds = fit(at, _replica_main, new_status()).return_value
+            seconds = fit(at, _replica_main, new_status())
     size = 64
     middle = {name: median(values[2:]) for name, values in seconds.items()}
     for name, value in middle.items():

@@ -19,9 +19,9 @@ class ExitCode(IntEnum):
     PROMOTED = 10  #: The new model is the champion.
     HELD = 11  #: The new model is not better; the champion stays.
     REJECTED = 12  #: The new model is not fit to be compared.
-    INTERRUPTED = 130  #: Ctrl-C.
+    INTERRUPTED = 130  #: Ctrl-C. A training run has kept what was done, and goes on with `resume`.
     NOBODY_READS = 141  #: The output went into a pipe that was closed, as by ``| head``.
-    TERMINATED = 143  #: SIGTERM.
+    TERMINATED = 143  #: SIGTERM, likewise.
 
 
 def exit_with(main: Callable[[], int]) -> NoReturn:

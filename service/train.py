@@ -22,7 +22,7 @@ from pipelines.exit_codes import ExitCode, exit_with  # noqa: E402
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "python service/train.py") -> int:
-    """Returns the exit code: 2 for the user's mistakes, 1 for a run that failed."""
+    """Returns the exit code: 2 for the user's mistakes, 1 for a run that failed, 130 or 143 for one stopped."""
     parser = argparse.ArgumentParser(prog=prog, add_help=False)
     parser.add_argument("words", nargs="*")
     parser.add_argument("--dry-run", action="store_true")
@@ -53,8 +53,8 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python service/tra
             print(yaml.safe_dump(dump(run), sort_keys=False), end="")
             return ExitCode.DONE
         from pipelines.evaluate import during_training
+        from service.runs.driver.failures import RunError
         from service.runs.driver.launch import launch
-        from service.runs.driver.preparation import RunError
         from service.tracking.progress import console
 
         try:
@@ -67,7 +67,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python service/tra
         return ExitCode.USER_ERROR
     except KeyboardInterrupt as error:
         print(f"interrupted; {error}" if str(error) else "interrupted", file=sys.stderr)
-        return ExitCode.INTERRUPTED
+        return getattr(error, "code", ExitCode.INTERRUPTED)
     return ExitCode.DONE
 
 

@@ -9,7 +9,8 @@ import ray.train
 from rich.console import Console
 
 from pipelines.evaluate.evaluation import evaluate, protocol
-from service.artifacts import checkpoints, registry
+from pipelines.storage.location import Location
+from service.artifacts import registry, run_checkpoints
 from service.configuration.reading import from_tree
 from service.generator import Generator
 from service.runs.on_replica.outputs import Job
@@ -18,11 +19,15 @@ from service.tracking import tracker as tracking
 
 def validate(checkpoint: ray.train.Checkpoint, job: Job) -> dict[str, float]:
     """What an evaluation finds of a checkpoint, which it logs to the run as well."""
-    run = from_tree(job.run)
-    with checkpoint.as_directory() as folder, TemporaryDirectory() as model:
-        state = checkpoints.load(Path(folder))
-        registry.write_generator(run, state, Path(model), {"step": str(state.step)})
-        measured = evaluate(protocol(run, Console(quiet=True)), Generator.read(Path(model)))
+    run, step = from_tree(job.run), int(Path(checkpoint.path).name.removeprefix("step-"))
+    folder = Location.of(job.folder)
+    try:
+        with TemporaryDirectory() as model:
+            state = run_checkpoints.read(folder, step)
+            registry.write_generator(run, state, Path(model), {"step": str(step)})
+            measured = evaluate(protocol(run, Console(quiet=True)), Generator.read(Path(model)))
+    finally:
+        run_checkpoints.measured(folder, step)
     figures = {f"evaluation/{name}": value for name, value in measured.figures.items()}
     tracking.log_metrics(job.tracking_uri, job.tracking_run, state.step, figures)
     return figures

@@ -23,6 +23,7 @@ from service.configuration.config import Run
 from service.configuration.overrides import refuse_flags
 from service.configuration.recipe import load
 from service.runs.driver import cluster
+from service.runs.driver.failures import RunError
 from service.tracking.tracker import TrackingError
 
 
@@ -66,7 +67,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m pipeline
     except (ConfigError, registry.NoModelError, NotComparableError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return ExitCode.USER_ERROR
-    except (TrackingError, OSError) as error:
+    except (RunError, TrackingError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return ExitCode.FAILED
 

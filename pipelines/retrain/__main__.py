@@ -16,15 +16,15 @@ from rich.console import Console
 from pipelines.components import ConfigError
 from pipelines.exit_codes import ExitCode, exit_with
 from pipelines.promote.decision import NotComparableError
-from pipelines.retrain.lease import lease
 from pipelines.retrain.retraining import planned, retrain
+from pipelines.storage.lease import lease
 from pipelines.storage.location import Location, join
 from service.artifacts import registry
 from service.configuration.config import Run, storage_root
 from service.configuration.overrides import refuse_flags
 from service.configuration.recipe import load
 from service.runs.driver import datasets
-from service.runs.driver.preparation import RunError
+from service.runs.driver.failures import RunError
 from service.tracking.tracker import TrackingError
 
 
@@ -62,9 +62,9 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m pipeline
     except (RunError, TrackingError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return ExitCode.FAILED
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         print("interrupted; the same command goes on", file=sys.stderr)
-        return ExitCode.INTERRUPTED
+        return getattr(error, "code", ExitCode.INTERRUPTED)
 
 
 def _guarded(run: Run, append: bool, console: Console, began: float) -> ExitCode:

@@ -13,6 +13,7 @@ from typing import Any
 import ray
 from rich.console import Console
 
+from pipelines.components import ConfigError
 from pipelines.data.ray_tasks import on_devices
 from pipelines.data.shards import Manifest
 from pipelines.evaluate import during_training
@@ -43,10 +44,16 @@ class Retraining:
     notes: Location
 
     def note(self, name: str) -> dict[str, Any] | None:
-        """What a stage has left, if it is done."""
+        """What a stage has left, if it is done. Raises ConfigError: it is damaged."""
         file = self.notes / f"{name}.json"
-        found: dict[str, Any] | None = json.loads(file.read()) if file.exists() else None
-        return found
+        if not file.exists():
+            return None
+        try:
+            return dict(json.loads(file.read()))
+        except (ValueError, TypeError) as error:
+            raise ConfigError(
+                f"{file} is damaged ({error}); delete it, and the same command does that again"
+            ) from error
 
     def leave(self, name: str, what: dict[str, Any]) -> None:
         (self.notes / f"{name}.json").write(json.dumps(what, indent=1).encode())

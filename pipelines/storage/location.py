@@ -180,13 +180,24 @@ class Location:
         elif self.exists():
             self.filesystem.delete_dir(self.path)
 
-    def copy_from(self, other: Location) -> None:
-        """Copy the folder `other` here."""
-        if self.store is not None:
-            for file in other.files(recursive=True):
-                (self / file.name).write((other / file.name).read())
+    def copy_from(self, other: Location, last: str | None = None) -> None:
+        """Copy the folder `other` here.
+
+        Args:
+            last: a file that appears, whole, when all others are there; without it any order may be taken.
+        """
+        if self.store is not None or last is not None:
+            for file in sorted(other.files(recursive=True), key=lambda file: file.name == last):
+                if self.store is not None or file.name == last:
+                    (self / file.name).write((other / file.name).read())
+                else:
+                    (self / file.name)._copy_file(other / file.name)
             return
         self.filesystem.create_dir(self.path, recursive=True)
+        fs.copy_files(other.path, self.path, other.filesystem, self.filesystem)
+
+    def _copy_file(self, other: Location) -> None:
+        self.filesystem.create_dir(self.path.rpartition("/")[0], recursive=True)
         fs.copy_files(other.path, self.path, other.filesystem, self.filesystem)
 
     def _write_partial(self, content: bytes | memoryview) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel
+from contextlib import suppress
+
+from pydantic import BaseModel, ValidationError
 
 from pipelines.storage.location import Location
 
@@ -22,9 +24,11 @@ class Best(BaseModel):
 
 
 def read(run: Location) -> Best | None:
-    """The best checkpoint in a run's folder, if there is one yet."""
+    """The best checkpoint in a run's folder, if there is one yet; a damaged pointer points to none."""
     pointer = run / _POINTER
-    return Best.model_validate_json(pointer.read()) if pointer.exists() else None
+    with suppress(FileNotFoundError, ValidationError):
+        return Best.model_validate_json(pointer.read())
+    return None
 
 
 def publish(run: Location, best: Best, checkpoint: Location) -> None:

@@ -4,13 +4,18 @@
 step's images) and ``shared.safetensors`` (state that is alike on every replica, such as pools) hold tensors,
 ``optimizers.pt`` the optimizers' state, ``state.json`` the step and what the run was. Order and noise are
 functions of (seed, step), and are not here.
+
+``state.json`` is written last and names the size and hash of every other file: a folder that has it is complete,
+and one that does not agree with it is damaged.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +28,7 @@ from pipelines.storage.location import Location
 from service.configuration.reading import from_tree
 
 _NETWORKS, _ROWS, _SHARED = "networks.safetensors", "rows.safetensors", "shared.safetensors"
-_OPTIMIZERS, _STATE = "optimizers.pt", "state.json"
+_OPTIMIZERS, MARKER = "optimizers.pt", "state.json"
 FORMAT = 2
 
 
@@ -53,6 +58,10 @@ class CheckpointError(RuntimeError):
     """A checkpoint that cannot be continued from; its text is the one line to show."""
 
 
+class DamagedCheckpointError(CheckpointError):
+    """A checkpoint whose files are not those that were written."""
+
+
 def name_of(step: int) -> str:
     """The folder of a checkpoint, in that of its run."""
     return f"step-{step:08}"
@@ -66,7 +75,16 @@ def save(state: State, folder: Path) -> None:
     save_file(_contiguous(state.shared), folder / _SHARED)
     torch.save(dict(state.optimizers), folder / _OPTIMIZERS)
     described = {"format": FORMAT, "step": state.step, "identity": dict(state.identity), "run": dict(state.run)}
-    (folder / _STATE).write_text(json.dumps(described, indent=2))
+    (folder / MARKER).write_text(json.dumps(described, indent=2))
+
+
+def seal(folder: Path) -> None:
+    """Write into the marker what the other files are, so that damage is found. It reads them once."""
+    described = json.loads((folder / MARKER).read_text())
+    described["files"] = {file.name: _described(file) for file in sorted(folder.iterdir()) if file.name != MARKER}
+    new = folder / f"{MARKER}.new"
+    new.write_text(json.dumps(described, indent=2))
+    new.replace(folder / MARKER)
 
 
 def load(folder: Path, identity: Mapping[str, str] | None = None) -> State:
@@ -76,10 +94,12 @@ def load(folder: Path, identity: Mapping[str, str] | None = None) -> State:
         identity: that of the run that wants to go on, if it must match.
 
     Raises:
-        CheckpointError: it is damaged, or of another recipe or data set.
+        DamagedCheckpointError: a file is missing, or is not what was written.
+        CheckpointError: it is of another recipe or data set, or this machine cannot read it.
     """
     try:
-        described = json.loads((folder / _STATE).read_text())
+        described = json.loads((folder / MARKER).read_text())
+        _check_files(folder, described.get("files", {}))
         if described["format"] != FORMAT:
             raise CheckpointError(f"checkpoint {folder}: format {described['format']}, this version reads {FORMAT}")
         state = State(
@@ -91,10 +111,13 @@ def load(folder: Path, identity: Mapping[str, str] | None = None) -> State:
             identity=described["identity"],
             run=described["run"],
         )
-    except CheckpointError:
+    except (CheckpointError, MemoryError):
         raise
-    except Exception as error:  # Every reader has errors of its own; all of them mean the same here.
-        raise CheckpointError(f"checkpoint {folder} is damaged: {type(error).__name__}: {error}") from error
+    except Exception as error:  # Every reader has errors of its own; nearly all of them mean the same here.
+        if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
+            raise CheckpointError(f"checkpoint {folder} cannot be read: {error}") from error
+        reason = str(error).splitlines()[0] if str(error) else ""
+        raise DamagedCheckpointError(f"checkpoint {folder} is damaged: {type(error).__name__}: {reason}") from error
     if identity is not None:
         # The recipe is asked anew: options that did not exist when the run was started have their defaults.
         made_with = {**state.identity, "recipe": _recipe_hash(state, folder)}
@@ -107,17 +130,35 @@ def load(folder: Path, identity: Mapping[str, str] | None = None) -> State:
     return state
 
 
-def fetch(place: Location, folder: Path) -> State:
+def fetch(place: Location, folder: Path, identity: Mapping[str, str] | None = None) -> State:
     """Read a checkpoint from wherever it lies; `folder` is an empty one to copy it to.
 
     Raises:
-        CheckpointError: there is none, or it is damaged.
+        CheckpointError: there is none, or as `load` does.
     """
     try:
         Location.of(str(folder)).copy_from(place)
     except OSError as error:
         raise CheckpointError(f"checkpoint {place} cannot be read: {error}") from error
-    return load(folder)
+    return load(folder, identity)
+
+
+def _described(file: Path) -> dict[str, Any]:
+    with file.open("rb") as opened:
+        digest = hashlib.file_digest(opened, partial(hashlib.blake2b, digest_size=16)).hexdigest()
+    return {"bytes": file.stat().st_size, "blake2b": digest}
+
+
+def _check_files(folder: Path, described: Mapping[str, Any]) -> None:
+    """Raise DamagedCheckpointError if a file is not what the marker says; earlier versions said nothing."""
+    for name, wanted in described.items():
+        size = (folder / name).stat().st_size
+        if size != wanted["bytes"]:
+            raise DamagedCheckpointError(
+                f"checkpoint {folder} is damaged: {name} has {size:,} of {wanted['bytes']:,} bytes"
+            )
+        if _described(folder / name) != wanted:
+            raise DamagedCheckpointError(f"checkpoint {folder} is damaged: {name} has other bytes than were written")
 
 
 def _recipe_hash(state: State, folder: Path) -> str:

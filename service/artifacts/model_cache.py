@@ -29,14 +29,22 @@ def pull(uri: str, tracking_uri: str, cache: Path) -> Path:
         # So is a version of that number, if the registry was lost and begun anew.
         place = f"{number}-{registry.run_of(model.name, number, tracking_uri)[:12]}"
     except TrackingError:
-        if not pointer.exists():
+        known = _read(pointer)
+        if known is None:
             raise
-        place = json.loads(pointer.read_text())["place"]
-        return _generator_in(shelf / place)
+        return _generator_in(shelf / known)
     if not (shelf / place).exists():
         registry.fetch(f"models:/{model.name}/{number}", tracking_uri, shelf / place)
     pointer.write_text(json.dumps({"place": place}))
     return _generator_in(shelf / place)
+
+
+def _read(pointer: Path) -> str | None:
+    """The folder that was fetched last; None if none was, or the note of it is damaged."""
+    try:
+        return str(json.loads(pointer.read_text())["place"])
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _generator_in(folder: Path) -> Path:

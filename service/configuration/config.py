@@ -158,6 +158,11 @@ class Run(Options):
     def model_name(self) -> str:
         return self.tracking.model or f"selfgan-{self.recipe}"
 
+    def resuming(self, name: str) -> str:
+        """The command that goes on with the run of that name."""
+        usual = type(self).model_fields["storage"].default
+        return f"selfgan train resume={name}" + ("" if self.storage == usual else f" storage={self.storage}")
+
     def order_seed(self, data_set: int) -> int:
         """Seeds the order of one of the run's data sets; of equal size and seed they would always be shown together."""
         return self.seed + data_set * 1_000_003

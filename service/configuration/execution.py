@@ -36,6 +36,7 @@ class Checkpoints(Options):
     """What a run keeps."""
 
     every: int = Field(1000, ge=1, description="steps between checkpoints")
+    minutes: float | None = Field(None, gt=0, description="also make one where the last is so many minutes old")
     keep: int = Field(3, ge=1, description="how many recent checkpoints to keep, besides the best")
     score_images: int = Field(512, ge=16, description="images for scoring a checkpoint")
 
@@ -57,6 +58,9 @@ class Cluster(Options):
     )
     cpus_per_replica: float | None = Field(
         None, gt=0, description="CPUs per replica [default: an even share of the cluster]"
+    )
+    patience_seconds: float = Field(
+        300, gt=0, description="how long steps may stand still until replicas count as hung and are started again"
     )
     max_failures: int = Field(3, ge=-1, description="how often to restart a failed run from its last checkpoint")
 

@@ -21,10 +21,10 @@ def stored_run(name: str, storage: str) -> Run:
     """The configuration with which a run was started. Raises ConfigError if there is none."""
     file = Location.of(storage_root(storage)) / str(name) / "run.json"
     try:
-        tree = json.loads(file.read())
+        tree = dict(json.loads(file.read()))
     except FileNotFoundError:
         raise ConfigError(f"resume: there is no run {name!r} in {storage}; {_runs_in(storage, str(name))}") from None
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise ConfigError(f"resume: {file} is damaged ({error}); copy it from a backup, or start anew") from error
     if tree.get("recipe_file"):
         own_recipes.make_parts_importable(tree["recipe_file"])

@@ -10,8 +10,8 @@ from rich.console import Console
 
 from pipelines.components import ConfigError
 from pipelines.evaluate import during_training
-from pipelines.storage.location import Location, join
-from service.artifacts import checkpoints, model_cache, registry
+from pipelines.storage.location import Location
+from service.artifacts import model_cache, registry, run_checkpoints
 from service.artifacts.checkpoints import State
 from service.configuration.config import Run, storage_root
 from service.configuration.reading import from_tree
@@ -47,12 +47,11 @@ def open_checkpoint(run: str, step: int | None = None) -> State:
         CheckpointError: it is damaged.
     """
     folder = storage_root(run)
-    steps = _steps(Location.of(folder))
+    steps = run_checkpoints.steps(Location.of(folder))
     if not steps or (step is not None and step not in steps):
         wanted = "checkpoint" if step is None else f"checkpoint of step {step}"
         raise ConfigError(f"{run}: has no {wanted}; there are {steps or 'none'}")
-    with TemporaryDirectory() as copy:
-        return checkpoints.fetch(Location.of(join(folder, checkpoints.name_of(step or max(steps)))), Path(copy))
+    return run_checkpoints.read(Location.of(folder), step or max(steps))
 
 
 def open_generator(of: str | State, tracking_uri: str | None = None) -> Generator:
@@ -72,9 +71,3 @@ def open_generator(of: str | State, tracking_uri: str | None = None) -> Generato
     with TemporaryDirectory() as folder:
         registry.write_generator(from_tree(of.run), of, Path(folder), {"step": str(of.step)})
         return Generator.read(Path(folder))
-
-
-def _steps(run: Location) -> list[int]:
-    """The steps of the checkpoints in a run's folder that are complete."""
-    found = {file.name.partition("/")[0] for file in run.files(recursive=True) if file.name.endswith("/state.json")}
-    return sorted(int(name.removeprefix("step-")) for name in found if name.startswith("step-"))

@@ -6,11 +6,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
@@ -19,18 +20,40 @@ from rich.text import Text
 _FIRST, _SHORT = ("generator", "real", "fake"), {"generator": "G"}
 
 
+@dataclass(frozen=True)
+class Pulse:
+    """The last sign of life of a replica: which process it is, and when it came, in seconds since the epoch."""
+
+    rank: int
+    host: str
+    node: str
+    pid: int
+    at: float = 0.0
+
+
 @dataclass
 class Status:
-    """What is on the status."""
+    """What is on the status. Times are those of the driver's machine, in seconds since the epoch.
+
+    Attributes:
+        ready_at: when this attempt began.
+        moved_at: when the last step of this attempt was done; None before its first.
+    """
 
     step: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
+    said: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     attempts: int = 0
+    began: int = 0
     ready_at: float = 0.0
+    moved_at: float | None = None
+    pulses: dict[int, Pulse] = field(default_factory=dict)
     first_step_at: float | None = None
     replaced_rows: int = 0
     hopeless: str | None = None
+    asked: bool = False
+    noticed: set[str] = field(default_factory=set)
 
 
 class StatusActor:
@@ -42,17 +65,28 @@ class StatusActor:
     def start(self, step: int) -> int:
         """An attempt begins at `step`; returns the how-manieth it is."""
         self._posted.attempts += 1
-        self._posted.ready_at = self._posted.ready_at or time.time()
-        self._posted.step = step
+        self._posted.ready_at, self._posted.moved_at = time.time(), None
+        self._posted.step = self._posted.began = step
         return self._posted.attempts
 
     def post(self, step: int, metrics: Mapping[str, float] | None = None) -> None:
-        self._posted.first_step_at = self._posted.first_step_at or time.time()
-        self._posted.step = max(step, self._posted.step)
+        now = time.time()
+        self._posted.first_step_at = self._posted.first_step_at or now
+        if step > self._posted.step:
+            self._posted.step, self._posted.moved_at = step, now
         if metrics is not None:
             self._posted.metrics = dict(metrics)
 
+    def beat(self, pulse: Pulse) -> None:
+        """A replica is alive."""
+        self._posted.pulses[pulse.rank] = replace(pulse, at=time.time())
+
+    def say(self, text: str) -> None:
+        """Something that a person should know."""
+        self._posted.said.append(text)
+
     def warn(self, text: str) -> None:
+        """Something that is not as it should be."""
         self._posted.warnings.append(text)
 
     def replace(self, what: str, rows: int) -> None:
@@ -66,13 +100,28 @@ class StatusActor:
         """No other attempt at the run would do better."""
         self._posted.hopeless = self._posted.hopeless or reason
 
+    def ask(self) -> None:
+        """The run is to checkpoint at the end of its step, and to leave."""
+        self._posted.asked = True
+
+    def asked(self) -> bool:
+        """Whether it is."""
+        return self._posted.asked
+
+    def notice(self, nodes: Sequence[str]) -> bool:
+        """The end of nodes is announced; returns whether one of them is news."""
+        news = set(nodes) - self._posted.noticed
+        self._posted.noticed |= news
+        return bool(news)
+
     def read(self) -> Status:
         return self._posted
 
 
 def new_status() -> Any:
-    """A status on the cluster: its actor handle."""
-    return ray.remote(num_cpus=0)(StatusActor).remote()
+    """A status on the cluster: its actor handle. It is on this node, as no other's end is to be the run's."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(num_cpus=0, scheduling_strategy=here)(StatusActor).remote()
 
 
 class Display:
@@ -82,13 +131,17 @@ class Display:
         status: from `new_status`.
         steps: of the run.
         marks: (name, time) of what came before, for the account of the first step.
+        resumed: whether the run was there before, so that people want to know where it goes on.
     """
 
-    def __init__(self, status: Any, steps: int, console: Console, marks: Sequence[tuple[str, float]]) -> None:
+    def __init__(
+        self, status: Any, steps: int, console: Console, marks: Sequence[tuple[str, float]], resumed: bool = False
+    ) -> None:
         self._status, self._steps, self._console, self._marks = status, steps, console, marks
+        self._attempts_told = 0 if resumed else 1
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True, name="progress")
-        self._warned = 0
+        self._warned = self._told = 0
         self._accounted = False
 
     def __enter__(self) -> Display:
@@ -118,6 +171,12 @@ class Display:
             for warning in posted.warnings[self._warned :]:
                 self._console.print(f"warning: {warning}", style="yellow", highlight=False, soft_wrap=True)
             self._warned = len(posted.warnings)
+            for text in posted.said[self._told :]:
+                self._console.print(text, highlight=False, soft_wrap=True)
+            self._told = len(posted.said)
+            if posted.attempts > self._attempts_told:
+                self._attempts_told = posted.attempts
+                self._console.print(_beginning(posted.began), highlight=False, soft_wrap=True)
             self._account(posted)
             if posted.step != shown and (last or time.monotonic() >= next_show):
                 shown, next_show = posted.step, time.monotonic() + seconds
@@ -132,6 +191,10 @@ class Display:
         parts = [f"{name} {at - before:.1f}" for (_, before), (name, at) in pairwise(marks)]
         total = posted.first_step_at - marks[0][1]
         self._console.print(f"first step after {total:.1f} s: {', '.join(parts)}", highlight=False, soft_wrap=True)
+
+
+def _beginning(step: int) -> str:
+    return f"going on from step {step:,}" if step else "there is no checkpoint: beginning at the first step"
 
 
 def line(posted: Status, steps: int, width: int = 80) -> str:

@@ -7,12 +7,13 @@ step), what the journal holds of steps that are done again need not be logged ag
 
 from __future__ import annotations
 
+import fcntl
 import itertools
 import logging
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -33,6 +34,8 @@ _ENTRIES_PER_REQUEST = 40  # of up to 25 numbers: MLflow takes 1,000
 _PARAMETER_LENGTH = 6000
 #: These will not get better by trying again.
 _PERMANENT = frozenset({"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "PERMISSION_DENIED", "UNAUTHENTICATED"})
+#: Databases whose tables are there, as this process has opened them.
+_OPENED: set[str] = set()
 
 
 class TrackingError(RuntimeError):
@@ -80,7 +83,25 @@ def client(uri: str) -> MlflowClient:
 
     for talkative in ("mlflow", "alembic"):  # Each step of creating a database is news to nobody.
         logging.getLogger(talkative).setLevel(logging.WARNING)
-    return MlflowClient(tracking_uri=uri)
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # Its errors are raised, and told, as well.
+    with _alone(uri):
+        return MlflowClient(tracking_uri=uri)
+
+
+@contextmanager
+def _alone(uri: str) -> Iterator[None]:
+    """Within, no other process opens the same SQLite file: MLflow creates its tables then, and two would collide."""
+    path = uri.partition(":///")[2].partition("?")[0]
+    if not uri.startswith("sqlite:///") or not path or uri in _OPENED:
+        yield
+        return
+    with ExitStack() as held:
+        with suppress(OSError):  # A file system without locks: then there is no more than luck.
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            lock = held.enter_context(Path(f"{path}.lock").open("w"))
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    _OPENED.add(uri)
 
 
 def start_run(

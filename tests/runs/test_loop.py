@@ -1,5 +1,6 @@
 """The loop of a replica that is not the first."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from pipelines.storage.location import Location
 from service.artifacts.checkpoints import State
 from service.configuration.recipe import load
 from service.replicas.accelerators.torch_distributed import TorchDistributed
+from service.runs.on_replica.agreement import Left, Wish
 from service.runs.on_replica.loop import train
 from service.runs.on_replica.replica import Replica
 
@@ -28,6 +30,7 @@ class Asked:
     def __init__(self) -> None:
         self.work: list[str] = []
         self.given: list[str] = []
+        self.wishes: dict[int, Wish] = {}
 
     def progress(self, step: int) -> None:
         self.given.append(f"progress {step}")
@@ -41,13 +44,16 @@ class Asked:
     def samples(self, step: int, images: Tensor) -> None:
         self.given.append(f"samples {step}")
 
+    def wish(self, step: int) -> Wish:
+        return self.wishes.get(step, Wish())
+
     def checkpoint(self, state: State, score: float | None) -> None:
         self.work.append(f"state {state.step}")
         if score is not None:
             self.given.append(f"score {state.step}")
 
 
-def asked(rank: int, in_step: bool, data: Location) -> Asked:
+def asked(rank: int, in_step: bool, data: Location, wishes: Mapping[int, Wish] = {}, left: Left | None = None) -> Asked:
     words = ["batch.size=8", "steps=4", "logging.every=2", "logging.samples_every=2", "checkpoints.every=2"]
     words += ["network.generator_channels=4", "network.critic_channels=4", "checkpoints.score_images=16"]
     run, accelerator, outputs = load("digits", words), Accelerator(rank, in_step), Asked()
@@ -59,7 +65,8 @@ def asked(rank: int, in_step: bool, data: Location) -> Asked:
         return generate(count, seed, shown)
 
     replica.generate = noted  # type: ignore[method-assign]
-    assert train(run, accelerator, replica, outputs) is None
+    outputs.wishes.update(wishes)
+    assert train(run, accelerator, replica, outputs) == left
     replica.close()
     return outputs
 
@@ -77,3 +84,8 @@ def test_a_replica_with_a_device_of_its_own_leaves_images_to_the_first(digits: L
     other = asked(1, False, digits)
     assert other.work == ["state 2", "state 4"]
     assert other.given == []
+
+
+def test_who_is_asked_to_leave_keeps_the_step_first(digits: Location) -> None:
+    left = asked(0, False, digits, {1: Wish(checkpoint=True), 3: Wish(leave="preempted")}, Left(3, "preempted"))
+    assert [given for given in left.given if given.startswith("score")] == ["score 1", "score 2", "score 3"]

@@ -19,6 +19,7 @@ from service.replicas.accelerators import Accelerator, AcceleratorError
 from service.replicas.accelerators.torch_distributed import TorchDistributed
 from service.replicas.accelerators.xla import Xla, _pod, hosts_in_a_row, wiring
 from service.replicas.global_layers import GlobalBatchNorm
+from service.runs.on_replica.agreement import Wish
 from service.runs.on_replica.loop import train
 from service.runs.on_replica.replica import Replica
 from tests.processes import run_replicas
@@ -149,6 +150,9 @@ class Kept:
         self.samples_at.append(step)
 
     def checkpoint(self, state: State, score: float | None) -> None: ...
+
+    def wish(self, step: int) -> Wish:
+        return Wish()
 
 
 def test_nothing_is_compiled_after_the_second_step(digits: Location) -> None:

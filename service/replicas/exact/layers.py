@@ -50,7 +50,7 @@ def check_exact(network: nn.Module, name: str) -> None:
 
 def _group_norm(
     sums: ByCell,
-    input: Tensor,
+    input: Tensor,  # noqa: A002
     num_groups: int,
     weight: Any = None,
     bias: Any = None,

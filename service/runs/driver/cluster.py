@@ -17,6 +17,7 @@ import ray.train
 from pipelines.components import ConfigError
 from service.configuration.config import Run, in_submitted_job
 from service.configuration.own_recipes import modules_beside
+from service.runs.driver.failures import RunError, first_line
 
 if TYPE_CHECKING:
     from service.replicas.accelerators.xla_pod import XlaConfig
@@ -32,6 +33,7 @@ def connect(run: Run) -> None:
 
     Raises:
         ConfigError: the address that was asked for does not answer.
+        RunError: Ray does not start on this machine.
     """
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     cluster, beside = run.cluster, modules_beside(run.recipe_file)
@@ -55,7 +57,14 @@ def connect(run: Run) -> None:
                 ) from error
     path = os.pathsep.join(dict.fromkeys([str(_ROOT), *(str(module.parent) for module in beside)]))
     starting = {"env_vars": {**_WORKER_ENVIRONMENT, "PYTHONPATH": path}}
-    ray.init(address="local", include_dashboard=False, runtime_env=starting, **quiet)
+    try:
+        ray.init(address="local", include_dashboard=False, runtime_env=starting, **quiet)
+    except Exception as error:  # Ray's own process manager raises plain ones.
+        ray.shutdown()
+        raise RunError(
+            f"Ray does not start on this machine ({first_line(error)}); its logs are in "
+            f"{os.environ.get('RAY_TMPDIR', '/tmp')}/ray/session_latest/logs; try again when the machine is less busy"  # noqa: S108
+        ) from error
 
 
 def _running() -> str | None:
@@ -79,12 +88,14 @@ class Replicas:
         accelerator: what they run on.
         on: the same, for people.
         scaling: what to ask Ray for.
+        room: for how many there is room now, at most as many as the run asks for.
         xla: how they find their chips, if they run on XLA.
     """
 
     accelerator: Literal["cpu", "cuda", "xla"]
     on: str
     scaling: ray.train.ScalingConfig
+    room: int
     xla: XlaConfig | None = None
 
 
@@ -114,7 +125,7 @@ def replicas(run: Run) -> Replicas:
 
 def _on_cpus(run: Run, nodes: Sequence[Mapping[str, Any]]) -> Replicas:
     share = _share(run, nodes, run.cluster.cpus_per_replica or even_share(_cpus(nodes), run.replicas))
-    return Replicas("cpu", f"{share:g} CPU", _scaling(run, {"CPU": share}))
+    return Replicas("cpu", f"{share:g} CPU", _scaling(run, {"CPU": share}), _room(run, nodes, share))
 
 
 def _on_gpus(run: Run, nodes: Sequence[Mapping[str, Any]], gpus: float) -> Replicas:
@@ -122,7 +133,7 @@ def _on_gpus(run: Run, nodes: Sequence[Mapping[str, Any]], gpus: float) -> Repli
     if least > gpus:
         raise ConfigError(f"replicas: {least} replicas need a GPU each, the cluster has {gpus:g}")
     share = _share(run, nodes, run.cluster.cpus_per_replica or 1.0)
-    return Replicas("cuda", "GPU", _scaling(run, {"CPU": share, "GPU": 1}))
+    return Replicas("cuda", "GPU", _scaling(run, {"CPU": share, "GPU": 1}), min(_room(run, nodes, share), int(gpus)))
 
 
 def _on_tpu(run: Run, nodes: Sequence[Mapping[str, Any]]) -> Replicas:
@@ -147,7 +158,7 @@ def _on_tpu(run: Run, nodes: Sequence[Mapping[str, Any]]) -> Replicas:
     cpus = run.cluster.cpus_per_replica or max(1.0, (has or 1.0) // 1)
     if has is not None and cpus > has:
         raise ConfigError(f"cluster.cpus_per_replica: a host of {found} has {has:g} CPUs, not {cpus:g}")
-    return Replicas("xla", str(found), found.scaling(cpus), XlaConfig())
+    return Replicas("xla", str(found), found.scaling(cpus), run.replicas, XlaConfig())
 
 
 def _emulated(run: Run, nodes: Sequence[Mapping[str, Any]]) -> Replicas:
@@ -160,7 +171,7 @@ def _emulated(run: Run, nodes: Sequence[Mapping[str, Any]]) -> Replicas:
         )
     _check_chips(run, chips)
     share = _share(run, nodes, run.cluster.cpus_per_replica or even_share(_cpus(nodes), run.replicas))
-    return Replicas("xla", f"{chips} emulated chips", _scaling(run, {"CPU": share}), XlaConfig(chips))
+    return Replicas("xla", f"{chips} emulated chips", _scaling(run, {"CPU": share}), run.replicas, XlaConfig(chips))
 
 
 def _check_chips(run: Run, chips: int) -> None:
@@ -188,6 +199,10 @@ def _share(run: Run, nodes: Sequence[Mapping[str, Any]], share: float) -> float:
             f"not for {least}; ask for fewer, or set cluster.cpus_per_replica"
         )
     return share
+
+
+def _room(run: Run, nodes: Sequence[Mapping[str, Any]], share: float) -> int:
+    return min(run.replicas, places(_cpus(nodes), share))
 
 
 def _cpus(nodes: Sequence[Mapping[str, Any]]) -> list[float]:

@@ -3,28 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from functools import partial
-from pathlib import Path
-from typing import Any
 
 import ray
-import ray.train
-from ray.train.torch import TorchTrainer
-from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from rich.console import Console
 
 from pipelines.storage.location import Location
-from service.configuration.config import Run, storage_root
-from service.configuration.tree import dump
+from service.artifacts import checkpoints, run_checkpoints
+from service.configuration.config import Run
 from service.runs.driver.cluster import Replicas
-from service.runs.driver.preparation import Prepared, RunError, Started, started
+from service.runs.driver.failures import RunError
+from service.runs.driver.fitting import Validation, fit
+from service.runs.driver.preparation import Prepared, started
+from service.runs.driver.signals import heard
 from service.runs.driver.summary import Trained, finish
-from service.runs.on_replica.outputs import Job
 from service.runs.on_replica.worker import replica_main
 from service.tracking.progress import Display, duration, new_status
-
-Validation = Callable[[Job], ray.train.ValidationConfig]
 
 
 def launch(run: Run, console: Console, began: float, validation: Validation) -> Trained:
@@ -38,15 +31,17 @@ def launch(run: Run, console: Console, began: float, validation: Validation) -> 
     Raises:
         ConfigError: the user's mistake; nothing has been started.
         RunError: the run diverged, or its replicas died more often than it allows.
+        Interrupted: Ctrl-C or SIGTERM; what was trained until then is kept.
     """
-    with started(run, console, began) as at:
+    with heard() as signals, started(run, console, began, signals.abort) as at:
+        signals.install()  # Once more, as Ray has started.
         console.print(f"{at.prepared.name}: {_introduction(at.prepared, at.replicas)}", highlight=False, soft_wrap=True)
         status = new_status()
-        with Display(status, run.steps, console, at.marks):
-            result = fit(at, replica_main, status, validation)
-        if result.return_value is not None:
-            raise RunError(f"{result.return_value}; the last good checkpoint is {_where(at.prepared, result)}")
-        trained = finish(at.prepared, at.tracking_run, result, ray.get(status.read.remote()).replaced_rows)
+        with Display(status, run.steps, console, at.marks, run.resume is not None):
+            ended = fit(at, replica_main, status, validation, signals)
+        if ended is not None:
+            raise RunError(f"{ended}; the last good checkpoint is {_last(at.prepared)}")
+        trained = finish(at.prepared, at.tracking_run, ray.get(status.read.remote()).replaced_rows)
     console.print(f"done: {run.steps:,} steps in {duration(time.time() - began)}", highlight=False)
     for title, text in trained.lines():
         console.print(f"  {title:<12}{text}", highlight=False, soft_wrap=True)
@@ -56,49 +51,14 @@ def launch(run: Run, console: Console, began: float, validation: Validation) -> 
 def _introduction(prepared: Prepared, replicas: Replicas) -> str:
     run, manifest = prepared.run, prepared.manifest
     shape = "x".join(map(str, run.data.transform.shape))
-    count = "1 replica" if run.replicas == 1 else f"{run.replicas} replicas"
-    return f"{run.steps:,} steps of {run.batch.size} images, {manifest.rows:,} of {shape}, on {count} of {replicas.on}"
-
-
-def fit(at: Started, main: Callable[[Job], Any], status: Any, validation: Validation | None = None) -> ray.train.Result:
-    """Run `main` on every replica. Raises RunError if they fail for good, KeyboardInterrupt if the user stops them."""
-    prepared, run = at.prepared, at.prepared.run
-    storage = Location.of(storage_root(run.storage))
-    accelerator = at.replicas.accelerator
-    job = Job(dump(run), prepared.folder, prepared.tracking_uri, at.tracking_run, status, accelerator)
-    xla = at.replicas.xla
-    trainer = (partial(DataParallelTrainer, backend_config=xla) if xla else TorchTrainer)(
-        main,
-        train_loop_config=job,
-        scaling_config=at.replicas.scaling,
-        run_config=ray.train.RunConfig(
-            name=prepared.name,
-            storage_path=storage.path,
-            storage_filesystem=None if storage.is_local else storage.filesystem,
-            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=run.checkpoints.keep),
-            failure_config=ray.train.FailureConfig(max_failures=run.cluster.max_failures),
-        ),
-        validation_config=validation(job) if validation and run.evaluation.during_training else None,
+    count = "1 replica" if replicas.room == 1 else f"{replicas.room} replicas"
+    more = f" (room for {replicas.room} of {run.replicas}; more join where there is room)"
+    return (
+        f"{run.steps:,} steps of {run.batch.size} images, {manifest.rows:,} of {shape}, on {count} of {replicas.on}"
+        + (more if replicas.room < run.replicas else "")
     )
-    try:
-        return trainer.fit()
-    except (KeyboardInterrupt, SystemExit) as error:  # Ray Train stops the replicas at Ctrl-C, and then exits.
-        raise KeyboardInterrupt(f"{prepared.resume} continues from the last checkpoint") from error
-    except ray.train.TrainingFailedError as error:
-        raise RunError(f"{_cause(error)}; {prepared.resume} continues from the last checkpoint") from error
 
 
-def _cause(error: Exception) -> str:
-    """The first line of what went wrong in a replica."""
-    failures = getattr(error, "worker_failures", None)
-    if not failures:
-        return str(error).strip().splitlines()[-1]
-    rank, failure = sorted(failures.items())[0]
-    lines = [line for line in str(failure).strip().splitlines() if line.strip()]
-    return f"replica {rank} failed: {lines[-1] if lines else type(failure).__name__}"
-
-
-def _where(prepared: Prepared, result: ray.train.Result) -> str:
-    if result.checkpoint is None:
-        return "none yet"
-    return str(Location.of(prepared.folder) / Path(result.checkpoint.path).name)
+def _last(prepared: Prepared) -> str:
+    found = run_checkpoints.steps(Location.of(prepared.folder))
+    return str(Location.of(prepared.folder) / checkpoints.name_of(found[-1])) if found else "none yet"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import _thread
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -17,18 +18,16 @@ from rich.console import Console
 from pipelines.components import ConfigError
 from pipelines.data.shards import Manifest
 from pipelines.storage.location import Location, join
+from service.artifacts import run_checkpoints
 from service.configuration import own_recipes
 from service.configuration.config import Run, storage_root
 from service.configuration.tree import dump, flatten
 from service.runs.driver import cluster
+from service.runs.driver.claim import claimed
 from service.runs.driver.cluster import Replicas
 from service.runs.driver.datasets import pinned, prepare_all
 from service.tracking import tracker as tracking
 from service.tracking.tracker import TrackingError
-
-
-class RunError(RuntimeError):
-    """A run that ended before its last step; its text is the one line to show."""
 
 
 @dataclass(frozen=True)
@@ -43,14 +42,20 @@ class Prepared:
 
     @property
     def name(self) -> str:
-        return Location.of(self.folder).path.rpartition("/")[2]
+        return Location.of(self.folder).name
 
     @property
     def resume(self) -> str:
         """The command that goes on with the run."""
-        storage = self.run.storage
-        usual = Run.model_fields["storage"].default
-        return f"selfgan train resume={self.name}" + ("" if storage == usual else f" storage={storage}")
+        return self.run.resuming(self.name)
+
+    @property
+    def going_on(self) -> str:
+        """What that command would do, in half a line."""
+        steps = run_checkpoints.steps(Location.of(self.folder))
+        if not steps:
+            return f"there is no checkpoint yet: {self.resume} begins at the first step"
+        return f"{self.resume} goes on from step {steps[-1]:,}"
 
 
 @dataclass(frozen=True)
@@ -68,11 +73,32 @@ class Started:
 
 
 @contextmanager
-def started(run: Run, console: Console, began: float) -> Iterator[Started]:
-    """A run's cluster and tracking, started; and ended, well or badly."""
+def started(
+    run: Run, console: Console, began: float, lost: Callable[[], None] = _thread.interrupt_main
+) -> Iterator[Started]:
+    """A run's cluster and tracking, started; and ended, well or badly. No other process has the run meanwhile.
+
+    Args:
+        began: when the user's command did, in seconds since the epoch.
+        lost: as `claimed` takes it.
+
+    Raises:
+        ConfigError: the user's mistake; nothing has been started.
+    """
     imported = time.time()
-    prepared = prepare(run, console)
-    found = time.time()
+    root = storage_root(run.storage)
+    _check_writable(root)
+    name = run.resume or run.name or f"{run.recipe}-{time.strftime('%Y%m%d-%H%M%S')}"
+    with claimed(root, name, lost):  # Before it is looked for: two that start it at once would both find nothing.
+        prepared = prepare(run, join(root, name), console)
+        marks = ("begin", began), ("imports", imported), ("data", time.time())
+        with _tracked(prepared, marks) as at:
+            yield at
+
+
+@contextmanager
+def _tracked(prepared: Prepared, marks: tuple[tuple[str, float], ...]) -> Iterator[Started]:
+    run = prepared.run
     with ThreadPoolExecutor(1) as pool:  # Both take seconds, and neither needs the other.
         starting = pool.submit(_start_tracking, prepared)
         try:
@@ -89,7 +115,7 @@ def started(run: Run, console: Console, began: float) -> Iterator[Started]:
         except TrackingError as error:
             ray.shutdown()
             raise ConfigError(f"tracking.uri: {prepared.tracking_uri} refuses the run: {error}") from error
-    marks = ("begin", began), ("imports", imported), ("data", found), ("Ray and MLflow", time.time())
+    marks = (*marks, ("Ray and MLflow", time.time()))
     try:
         described = {**dump(prepared.run), "name": prepared.name, "resume": None}
         folder = Location.of(prepared.folder)
@@ -99,6 +125,8 @@ def started(run: Run, console: Console, began: float) -> Iterator[Started]:
         yield Started(prepared, tracking_run, replicas, marks)
     except BaseException as error:
         status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
+        if isinstance(error, KeyboardInterrupt) and not str(error):
+            error.args = (prepared.going_on,)
         with suppress(TrackingError):  # What went wrong first is what the user has to hear of.
             tracking.finish_run(prepared.tracking_uri, tracking_run, status, {"error": str(error)[:5000]})
         raise
@@ -106,9 +134,15 @@ def started(run: Run, console: Console, began: float) -> Iterator[Started]:
         ray.shutdown()
 
 
-def prepare(run: Run, console: Console) -> Prepared:
-    root = storage_root(run.storage)
-    _check_writable(root)
+def prepare(run: Run, folder: str, console: Console) -> Prepared:
+    """Check what a run in that folder needs, and find or make its data.
+
+    Raises:
+        ConfigError: the user's mistake.
+    """
+    if run.resume is None and (Location.of(folder) / "run.json").exists():
+        name = Location.of(folder).name
+        raise ConfigError(f"name: {folder} is there already; {run.resuming(name)} goes on with it")
     uri = run.tracking_uri
     tracking.check_reachable(uri)
     if run.start_from is not None and run.resume is None and not (Location.of(run.start_from) / "state.json").exists():
@@ -117,10 +151,6 @@ def prepare(run: Run, console: Console) -> Prepared:
     data, manifest = found[0]
     cache = {"cache": storage_root(run.loader.cache) if run.loader.cache else None}
     run = pinned(run, found).model_copy(update={"loader": run.loader.model_copy(update=cache)})
-    name = run.resume or run.name or f"{run.recipe}-{time.strftime('%Y%m%d-%H%M%S')}"
-    folder = join(root, name)
-    if run.resume is None and (Location.of(folder) / "run.json").exists():
-        raise ConfigError(f"name: {folder} is there already; resume={name} continues it")
     return Prepared(run, folder, data, manifest, uri)
 
 

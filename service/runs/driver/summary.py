@@ -9,12 +9,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import ray
-import ray.train
-
 from pipelines.storage.location import Location
-from service.artifacts import best, checkpoints, registry
-from service.runs.driver.preparation import Prepared, RunError
+from service.artifacts import best, registry, run_checkpoints
+from service.artifacts.checkpoints import CheckpointError, State
+from service.runs.driver.failures import RunError
+from service.runs.driver.preparation import Prepared
 from service.runs.on_replica.outputs import local_folder
 from service.tracking import tracker as tracking
 from service.tracking.sample_grids import curves
@@ -73,12 +72,14 @@ def _program(name: str) -> str:
     return str(own) if near.startswith("..") else near
 
 
-def finish(prepared: Prepared, tracking_run: str, result: ray.train.Result, replaced_rows: int) -> Trained:
-    """Register the model, draw the curves, and end the run in MLflow. Raises RunError where MLflow fails."""
+def finish(prepared: Prepared, tracking_run: str, replaced_rows: int) -> Trained:
+    """Register the model, draw the curves, and end the run in MLflow.
+
+    Raises:
+        RunError: MLflow fails, or the last checkpoint is gone.
+    """
     run, uri, folder = prepared.run, prepared.tracking_uri, local_folder(prepared.folder, tracking_run)
-    assert result.checkpoint is not None
-    with result.checkpoint.as_directory() as path:
-        state = checkpoints.load(Path(path))
+    state = _last(prepared)
     samples = sorted((folder / "samples").glob("*.png"))
     try:
         model = registry.register(run, state, uri, tracking_run, samples[-1] if samples else None)
@@ -104,3 +105,15 @@ def finish(prepared: Prepared, tracking_run: str, result: ray.train.Result, repl
         tracking_uri=uri,
         tracking_run=tracking_run,
     )
+
+
+def _last(prepared: Prepared) -> State:
+    """The run's last checkpoint."""
+    place = Location.of(prepared.folder)
+    found = run_checkpoints.steps(place)
+    try:
+        if found:
+            return run_checkpoints.read(place, found[-1])
+        raise CheckpointError(f"there is no checkpoint in {place}")
+    except CheckpointError as error:
+        raise RunError(f"trained, but {error}; {prepared.resume} does what is missing") from error

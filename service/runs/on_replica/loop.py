@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from service.configuration.config import Run
 from service.replicas.accelerators import Accelerator
+from service.runs.on_replica.agreement import Left, Wish
 from service.runs.on_replica.metric_log import MetricLog, Outputs
 from service.runs.on_replica.replica import Replica
 from service.training.health.divergence import Diverged
@@ -12,14 +13,16 @@ from service.training.health.score import sliced_wasserstein
 SAMPLE_SEED = 0
 
 
-def train(run: Run, accelerator: Accelerator, replica: Replica, outputs: Outputs, start: int = 0) -> Diverged | None:
+def train(
+    run: Run, accelerator: Accelerator, replica: Replica, outputs: Outputs, start: int = 0
+) -> Diverged | Left | None:
     """Train from step `start` to the end of the run.
 
     Values that were logged are fetched while the next steps run, and read at the next logging step: every
     replica learns of a divergence at the same step, and none waits for its device.
 
     Returns:
-        Where the run diverged, if it did: it ends there, the same on every replica.
+        Where the run diverged, or was asked to leave, if it was: it ends there, the same on every replica.
     """
     chief = accelerator.rank == 0
     makes_images = chief or accelerator.in_step
@@ -37,12 +40,15 @@ def train(run: Run, accelerator: Accelerator, replica: Replica, outputs: Outputs
             images = replica.generate(run.logging.samples, SAMPLE_SEED, shown=True)
             if chief:
                 outputs.samples(done, images)
-        if done % run.checkpoints.every == 0 or done == run.steps:
+        wish = outputs.wish(done) if done < run.steps else Wish()
+        if done % run.checkpoints.every == 0 or done == run.steps or wish.checkpoint or wish.leave:
             diverged = log.flush() or replica.diverged()
             if diverged:
                 return diverged
             score = _score(run, replica) if makes_images else None
             outputs.checkpoint(replica.state(done), score)
+        if wish.leave:
+            return Left(done, wish.leave)
     return None
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from service.artifacts.checkpoints import State
 from service.configuration.config import Run
 from service.replicas.accelerators import Accelerator, Pending
+from service.runs.on_replica.agreement import Wish
 from service.runs.on_replica.replica import Replica
 from service.training.health.divergence import Diverged, first_divergence
 from service.training.health.warnings import Monitor
@@ -35,6 +36,9 @@ class Outputs(Protocol):
 
     def checkpoint(self, state: State, score: float | None) -> None:
         """Keep `state`. The score, lower is better, is rank 0's to give."""
+
+    def wish(self, step: int) -> Wish:
+        """What is to be done at the end of this step, the same on every replica."""
 
 
 class MetricLog:

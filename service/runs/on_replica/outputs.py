@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 import threading
 import time
@@ -14,10 +15,12 @@ import ray.train
 import ray.train.torch
 from torch import Tensor
 
-from pipelines.storage.location import Location, join
-from service.artifacts import best, checkpoints
+from pipelines.storage.location import Location
+from service.artifacts import best, checkpoints, run_checkpoints
 from service.artifacts.checkpoints import State
 from service.configuration.config import Run
+from service.runs.on_replica.agreement import Agreement, Wish
+from service.runs.on_replica.pulse import beat
 from service.tracking.gauges import Gauges
 from service.tracking.journal import Journal
 from service.tracking.sample_grids import grid
@@ -44,6 +47,9 @@ class RayOutputs:
     def __init__(self, run: Run, job: Job, chief: bool, start: int) -> None:
         self._run, self._job, self._chief = run, job, chief
         self._next_post = 0.0
+        self._ended = beat(job.status)
+        minutes = run.checkpoints.minutes
+        self._agreement = Agreement(job.status, minutes and minutes * 60, start)
         if not chief:
             return
         name = Location.of(job.folder).path.rpartition("/")[2]
@@ -52,6 +58,7 @@ class RayOutputs:
         self._tracker = Tracker(job.tracking_uri, job.tracking_run, Journal(self._folder / "metrics.jsonl"))
         self._best = best.read(Location.of(job.folder))
         self._uploads: list[threading.Event] = []
+        self._pruning = threading.Lock()
 
     def progress(self, step: int) -> None:
         now = time.monotonic()
@@ -74,7 +81,11 @@ class RayOutputs:
         grid(images).save(file)
         self._tracker.file(file, "samples")
 
+    def wish(self, step: int) -> Wish:
+        return self._agreement.wish(step)
+
     def checkpoint(self, state: State, score: float | None) -> None:
+        self._agreement.checkpointed()
         if not self._chief:
             ray.train.report({}, checkpoint_upload_mode=ray.train.CheckpointUploadMode.ASYNC)
             return
@@ -92,12 +103,15 @@ class RayOutputs:
 
         def upload(checkpoint: ray.train.Checkpoint, name: str) -> ray.train.Checkpoint:
             try:
-                target = Location.of(join(self._job.folder, name))
-                target.copy_from(Location.of(checkpoint.path))
+                run = Location.of(self._job.folder)
+                target = run_checkpoints.publish(folder, run, state.step, self._run.evaluation.during_training)
                 if improves:
-                    best.publish(Location.of(self._job.folder), candidate, Location.of(checkpoint.path))
+                    best.publish(run, candidate, Location.of(str(folder)))
                 self._tracker.tag("checkpoint.last", str(target))
+                with self._pruning:
+                    run_checkpoints.prune(run, self._run.checkpoints.keep)
             finally:
+                shutil.rmtree(folder, ignore_errors=True)
                 uploaded.set()
             return ray.train.Checkpoint(target.path, target.filesystem)
 
@@ -112,6 +126,7 @@ class RayOutputs:
 
     def close(self) -> None:
         """Wait for the tracking server to have everything; say so if it does not."""
+        self._ended.set()
         if not self._chief:
             return
         for uploaded in self._uploads:  # Each has something to say to the tracking server at its end.
@@ -121,7 +136,7 @@ class RayOutputs:
             reason = self._tracker.problem or f"no answer for {self._run.tracking.patience_seconds:.0f} s"
             self._job.status.warn.remote(
                 f"{lost} entries of {self._folder / 'metrics.jsonl'} are not in MLflow ({reason}); "
-                f"resume={Location.of(self._job.folder).path.rpartition('/')[2]} on this machine delivers them"
+                f"{self._run.resuming(Location.of(self._job.folder).name)} on this machine delivers them"
             )
 
 

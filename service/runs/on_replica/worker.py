@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from dataclasses import dataclass
 from importlib.util import find_spec
-from pathlib import Path
 
 import ray.train
 import ray.train.torch
 import torch
 
 from pipelines.data.shards import DamagedShardError
-from pipelines.storage.location import Location
-from service.artifacts import checkpoints
+from service.artifacts.checkpoints import CheckpointError
 from service.configuration.config import Run
 from service.configuration.reading import from_tree
 from service.replicas.accelerators import Accelerator, AcceleratorError
 from service.replicas.accelerators.torch_distributed import TorchDistributed
+from service.runs.on_replica.agreement import Left
 from service.runs.on_replica.loop import train
 from service.runs.on_replica.outputs import Job, RayOutputs
 from service.runs.on_replica.real_samples import open_loaders
 from service.runs.on_replica.replica import Replica
+from service.runs.on_replica.restoring import restore
 from service.training.health.divergence import Diverged
 
 
@@ -36,7 +35,7 @@ class Stopped:
         return self.reason
 
 
-def replica_main(job: Job) -> Diverged | Stopped | None:
+def replica_main(job: Job) -> Diverged | Left | Stopped | None:
     """Train as one of the replicas that Ray has started. Returns why the run has ended before its time, if it has."""
     if reason := ray.get(job.status.read.remote()).hopeless:
         return Stopped(reason)
@@ -44,16 +43,16 @@ def replica_main(job: Job) -> Diverged | Stopped | None:
         return Stopped("torch_xla is not installed where the replicas run: pip install 'selfgan[tpu]'")
     try:
         run, accelerator, replica = set_up(job)
-        start = _restore(run, replica)
+        start = restore(run, job.folder, replica, accelerator.rank, job.status.warn.remote)
         outputs = RayOutputs(run, job, chief=accelerator.rank == 0, start=start)
-        diverged = train(run, accelerator, replica, outputs, start)
-    except (DamagedShardError, AcceleratorError) as error:
+        ended = train(run, accelerator, replica, outputs, start)
+    except (DamagedShardError, AcceleratorError, CheckpointError) as error:
         # Only Ray can end the others, who wait for this replica; what it then starts again looks at the status.
         ray.get(job.status.give_up.remote(str(error)))
         raise
     replica.close()
     outputs.close()
-    return diverged
+    return ended
 
 
 def set_up(job: Job) -> tuple[Run, Accelerator, Replica]:
@@ -74,17 +73,3 @@ def _accelerator(job: Job) -> Accelerator:
 
     context = ray.train.get_context()
     return Xla(context.get_world_rank(), context.get_world_size())
-
-
-def _restore(run: Run, replica: Replica) -> int:
-    """Go on from the run's last checkpoint, if it has one; returns the steps done."""
-    checkpoint = ray.train.get_checkpoint()
-    if checkpoint is None:
-        if run.start_from is not None:
-            with tempfile.TemporaryDirectory() as folder:
-                replica.begin_with(checkpoints.fetch(Location.of(run.start_from), Path(folder)))
-        return 0
-    with checkpoint.as_directory() as folder:
-        state = checkpoints.load(Path(folder), replica.identity)
-    replica.restore(state)
-    return state.step

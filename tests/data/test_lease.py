@@ -1,11 +1,14 @@
 """One at a time: leases that end, are abandoned, and are asked for by many."""
 
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from pipelines.retrain.lease import lease
+from pipelines.storage.lease import lease
 from pipelines.storage.location import Location
+from tests.patience import wait_until
 
 PATIENCE = 0.3
 
@@ -52,3 +55,37 @@ def test_of_many_at_once_one_holds_it(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as threads:
         assert sum(threads.map(ask, range(8))) == 1
     assert most[0] == 1
+
+
+HOLDING = """
+import sys
+from pipelines.storage.lease import lease
+from pipelines.storage.location import Location
+from tests.patience import wait_until
+with lease(Location.of(sys.argv[1]), 600.0) as mine:
+    print("held" if mine else "refused", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_holder_that_was_killed_on_this_machine_is_not_waited_for(tmp_path: Path) -> None:
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDING, str(tmp_path)], text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert holder.stdout and holder.stdout.readline() == "held\n"
+    with lease(Location.of(str(tmp_path)), PATIENCE) as mine:  # Which takes its silence for death, as elsewhere.
+        assert mine
+    holder.kill()  # And leaves it for its parent to collect, as an init that does not would.
+    (newest,) = tmp_path.glob("lease-*2")
+    newest.unlink()
+    with lease(Location.of(str(tmp_path)), patience_seconds=600) as mine:
+        assert mine
+    holder.communicate()
+
+
+def test_who_was_succeeded_hears_of_it(tmp_path: Path) -> None:
+    lost = threading.Event()
+    with lease(Location.of(str(tmp_path)), PATIENCE, lost.set) as mine:
+        assert mine
+        (tmp_path / "lease-00000002").write_bytes(b"another's beat")
+        wait_until(lost.is_set, "it hears")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import _thread
+import os
 import re
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 from pipelines.storage.location import Location
 
@@ -18,12 +20,18 @@ _BEATS = 6
 
 
 @contextmanager
-def lease(folder: Location, patience_seconds: float) -> Iterator[bool]:
+def lease(
+    folder: Location, patience_seconds: float, lost: Callable[[], None] = _thread.interrupt_main
+) -> Iterator[bool]:
     """Hold the folder's lease within; yields False, and holds nothing, if somebody alive has it.
 
     The next lease in the row is created only if nobody else has (an atomic create). Who finds one that is neither
-    released nor beating has waited for `patience_seconds`, that is six beats: clocks need not agree. A holder whose
-    beats were away for longer is interrupted when it finds that it was succeeded, as by Ctrl-C.
+    released nor beating has waited for `patience_seconds`, that is six beats: clocks need not agree. A holder that
+    died on this machine is known to be dead at once. One whose beats were away for longer than the patience hears of
+    it when it finds that it was succeeded.
+
+    Args:
+        lost: is called then, on another thread; by default the main thread is interrupted, as by Ctrl-C.
     """
     beat_seconds = patience_seconds / _BEATS
     number = _number_after_the_last(folder, beat_seconds)
@@ -37,7 +45,7 @@ def lease(folder: Location, patience_seconds: float) -> Iterator[bool]:
         while not done.wait(beat_seconds):
             with suppress(OSError):  # The storage is away: the next beat may arrive.
                 if (folder / f"lease-{number + 1:08}").exists():
-                    _thread.interrupt_main()  # The beats were away for too long, and somebody has taken over.
+                    lost()  # The beats were away for too long, and somebody has taken over.
                     return
                 mine.write(_beat())
 
@@ -60,8 +68,8 @@ def _number_after_the_last(folder: Location, beat_seconds: float) -> int:
     last = folder / f"lease-{max(numbers):08}"
     first = seen = last.read()
     for _ in range(_BEATS):
-        if seen == _RELEASED:
-            break
+        if seen == _RELEASED or _died_here(seen):
+            return max(numbers) + 1
         if seen != first:
             return 0
         time.sleep(beat_seconds)
@@ -70,4 +78,29 @@ def _number_after_the_last(folder: Location, beat_seconds: float) -> int:
 
 
 def _beat() -> bytes:
-    return uuid.uuid4().hex.encode()
+    return f"{uuid.uuid4().hex} {_place()} {os.getpid()} {_began(os.getpid())}".encode()
+
+
+def _died_here(beat: bytes) -> bool:
+    """Whether the process that has left a beat is one of this machine's, and has ended."""
+    place, _, process = beat.decode(errors="replace").partition(" ")[2].partition(" ")
+    pid, _, began = process.partition(" ")
+    return bool(place) and place == _place() and pid.isdigit() and _began(int(pid)) != began
+
+
+def _place() -> str:
+    """Names this boot of this machine, and the numbers that processes have here; empty where that cannot be told."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot}/{Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        return ""
+
+
+def _began(pid: int) -> str:
+    """When a process of this machine began, in its clock's ticks; empty if it is not there or has ended."""
+    try:
+        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return ""
+    return "" if state == "Z" else fields[18]

@@ -1,0 +1,187 @@
+"""Replicas handed to Ray Train, and waited for: until the run ends, leaves because it was asked to, or fails."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+import ray
+import ray.train
+from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.exceptions import WorkerGroupStartupFailedError, WorkerGroupStartupTimeoutError
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
+
+from pipelines.storage.location import Location
+from service.artifacts import run_checkpoints
+from service.configuration.config import storage_root
+from service.configuration.tree import dump
+from service.runs.driver.failures import RunError, first_line
+from service.runs.driver.preparation import Started
+from service.runs.driver.signals import Interrupted, Signals
+from service.runs.driver.watchdog import Watchdog
+from service.runs.on_replica.agreement import Left
+from service.runs.on_replica.outputs import Job
+
+#: Which checkpoints Ray Train believes that there are. It refuses to start where one of them is gone.
+_RAYS_NOTES = "checkpoint_manager_snapshot.json"
+_LOOK_SECONDS = 0.5
+_ABORT_SECONDS = 20.0
+Validation = Callable[[Job], ray.train.ValidationConfig]
+
+
+def fit(
+    at: Started,
+    main: Callable[[Job], Any],
+    status: Any,
+    validation: Validation | None = None,
+    signals: Signals | None = None,
+) -> Any:
+    """Run `main` on every replica, and start them again where nodes were announced to go; returns what rank 0 returns.
+
+    Args:
+        signals: the first one makes the run checkpoint and leave.
+
+    Raises:
+        RunError: they fail for good.
+        Interrupted: the user, or the system, stops them.
+    """
+    signals = signals or Signals()
+    run = at.prepared.run
+    watchdog = Watchdog(status, run.steps, run.cluster.patience_seconds)
+    deaths = 0
+    while True:
+        try:
+            returned = _returned(_trainer(at, main, status, validation), status, signals, watchdog)
+        except ray.train.TrainingFailedError as error:
+            deaths += _died_at_start(error)
+            again = run.cluster.max_failures < 0 or deaths <= run.cluster.max_failures
+            if _no_room(error) or (_died_at_start(error) and again):
+                _give_places_back()
+                continue
+            raise RunError(f"{_cause(error)}; {at.prepared.going_on}") from error
+        except ray.exceptions.RayError as error:  # The head of the cluster is gone, and with it the run's status.
+            raise RunError(f"the cluster is lost ({first_line(error)}); {at.prepared.going_on}") from error
+        except KeyboardInterrupt as error:
+            code = error.code if isinstance(error, Interrupted) else None
+            raise Interrupted(at.prepared.going_on, code or Interrupted().code) from error
+        if not isinstance(returned, Left):
+            return returned
+        if signals.caught is not None or returned.why == "asked":
+            raise Interrupted(at.prepared.going_on, signals.caught or Interrupted().code)
+        status.say.remote(f"a node is to go: step {returned.step:,} is kept, and the run goes on elsewhere")
+
+
+class _Quiet:
+    """Ray Train without its own answer to Ctrl-C, which is to abort the run at the first."""
+
+    controller: Any = None
+
+    def _register_sigint_handler(self, controller: Any) -> None:
+        self.controller = controller
+
+
+class _TorchTrainer(_Quiet, TorchTrainer):  # type: ignore[misc]  # Ray has no types.
+    pass
+
+
+class _XlaTrainer(_Quiet, DataParallelTrainer):  # type: ignore[misc]
+    pass
+
+
+def _returned(trainer: Any, status: Any, signals: Signals, watchdog: Watchdog) -> Any:
+    """What the replicas return. They are watched meanwhile, as this thread waits for Ray and hears signals."""
+    done = threading.Event()
+    watching = threading.Thread(target=_watch, args=(done, status, signals, watchdog), daemon=True, name="watching")
+    signals.patient = True
+    watching.start()
+    try:
+        return trainer.fit().return_value
+    except KeyboardInterrupt:
+        if trainer.controller is not None:
+            with suppress(ray.exceptions.RayError):  # It answers by its end.
+                ray.get(trainer.controller.abort.remote(), timeout=_ABORT_SECONDS)
+        raise
+    finally:
+        signals.patient = False
+        done.set()
+        watching.join()
+
+
+def _watch(done: threading.Event, status: Any, signals: Signals, watchdog: Watchdog) -> None:
+    """Until `done`: end what hangs, and hand on the first signal."""
+    told = False
+    while not done.wait(_LOOK_SECONDS):
+        try:
+            posted = ray.get(status.read.remote(), timeout=_ABORT_SECONDS)
+            watchdog.look(posted)
+            if signals.caught is None or told:
+                continue
+            told = True
+            if not posted.attempts:  # No replica has begun: there is nothing to keep.
+                signals.abort()
+                return
+            ray.get(status.ask.remote(), timeout=_ABORT_SECONDS)
+            status.say.remote("stopping at the end of the step; once more stops at once")
+        except ray.exceptions.RayError:  # The cluster is busy, or gone; the main thread hears of that.
+            continue
+
+
+def _trainer(at: Started, main: Callable[[Job], Any], status: Any, validation: Validation | None) -> Any:
+    prepared, run = at.prepared, at.prepared.run
+    storage = Location.of(storage_root(run.storage))
+    accelerator = at.replicas.accelerator
+    job = Job(dump(run), prepared.folder, prepared.tracking_uri, at.tracking_run, status, accelerator)
+    folder = Location.of(prepared.folder)
+    (folder / _RAYS_NOTES).delete()  # The folder says what there is, and they may say otherwise.
+    run_checkpoints.forget_unmeasured(folder)
+    xla = at.replicas.xla
+    return (partial(_XlaTrainer, backend_config=xla) if xla else _TorchTrainer)(
+        main,
+        train_loop_config=job,
+        scaling_config=at.replicas.scaling,
+        run_config=ray.train.RunConfig(
+            name=prepared.name,
+            storage_path=storage.path,
+            storage_filesystem=None if storage.is_local else storage.filesystem,
+            failure_config=ray.train.FailureConfig(
+                run.cluster.max_failures, controller_failure_limit=0
+            ),  # `fit` tries.
+        ),
+        validation_config=validation(job) if validation and run.evaluation.during_training else None,
+    )
+
+
+def _died_at_start(error: ray.train.TrainingFailedError) -> bool:
+    """Whether a replica died while replicas were being started."""
+    failure = getattr(error, "controller_failure", None)
+    return isinstance(failure, WorkerGroupStartupFailedError | ray.exceptions.RayActorError)
+
+
+def _no_room(error: ray.train.TrainingFailedError) -> bool:
+    """Whether replicas have found no room so far."""
+    return isinstance(getattr(error, "controller_failure", None), WorkerGroupStartupTimeoutError)
+
+
+def _give_places_back() -> None:
+    """Free what this job has reserved: where a replica dies while it starts, Ray Train forgets that and waits for room.
+
+    The id of a placement group ends with that of its job.
+    """
+    job = ray.get_runtime_context().get_job_id()
+    for name, described in placement_group_table().items():
+        if name.endswith(job) and described["state"] != "REMOVED":
+            remove_placement_group(PlacementGroup(ray.PlacementGroupID(bytes.fromhex(name))))
+
+
+def _cause(error: Exception) -> str:
+    """The first line of what went wrong in a replica."""
+    failures = getattr(error, "worker_failures", None)
+    if not failures:
+        return str(error).strip().splitlines()[-1]
+    rank, failure = sorted(failures.items())[0]
+    lines = [line for line in str(failure).strip().splitlines() if line.strip()]
+    return f"replica {rank} failed: {lines[-1] if lines else type(failure).__name__}"

@@ -1,0 +1,37 @@
+"""From where a replica goes on: the newest whole checkpoint of the run, the same one on every replica."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from ray.train import collective
+
+from pipelines.storage.location import Location
+from service.artifacts import checkpoints, run_checkpoints
+from service.configuration.config import Run
+from service.runs.on_replica.replica import Replica
+
+
+def restore(run: Run, folder: str, replica: Replica, rank: int, tell: Callable[[str], None]) -> int:
+    """Go on from the run's newest checkpoint that is whole, if it has one; returns the steps done.
+
+    Rank 0 looks, and the others take what it has found: they go on from the same step whatever becomes of the folder.
+
+    Args:
+        folder: the run's.
+        tell: hears of damaged checkpoints, in a line each. Rank 0 only.
+
+    Raises:
+        CheckpointError: the checkpoint is of another recipe or data set, or cannot be read.
+    """
+    place = Location.of(folder)
+    state = run_checkpoints.newest(place, replica.identity, tell) if rank == 0 else None
+    step = collective.broadcast_from_rank_zero(state.step if state else 0)
+    if step:
+        replica.restore(state or run_checkpoints.read(place, step, replica.identity))
+    elif run.start_from is not None:
+        with tempfile.TemporaryDirectory() as copy:
+            replica.begin_with(checkpoints.fetch(Location.of(run.start_from), Path(copy)))
+    return int(step)
