@@ -43,6 +43,14 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Location:
 
 
 @pytest.fixture(scope="session")
+def digits_at_32(tmp_path_factory: pytest.TempPathFactory) -> Location:
+    """Likewise, at 32x32."""
+    folder = Location.of(str(tmp_path_factory.mktemp("digits-32")))
+    ingest(Digits(), Transform(size=32, channels=1, resample="bicubic"), folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The real data sets of the workplace; a user does not have them."""
     if not SHARED.exists():

@@ -43,6 +43,7 @@ class State:
         shared: tensors that are the same on every replica, such as pools, by name.
         identity: what must be equal for the run to go on: hashes of recipe and data set.
         run: the resolved configuration.
+        arithmetic: of the machine that made it; another one's may round otherwise.
     """
 
     step: int
@@ -52,6 +53,7 @@ class State:
     shared: Mapping[str, Tensor]
     identity: Mapping[str, str]
     run: Mapping[str, Any]
+    arithmetic: str = ""
 
 
 class CheckpointError(RuntimeError):
@@ -74,7 +76,13 @@ def save(state: State, folder: Path) -> None:
     save_file(_contiguous(state.rows), folder / _ROWS)
     save_file(_contiguous(state.shared), folder / _SHARED)
     torch.save(dict(state.optimizers), folder / _OPTIMIZERS)
-    described = {"format": FORMAT, "step": state.step, "identity": dict(state.identity), "run": dict(state.run)}
+    described = {
+        "format": FORMAT,
+        "step": state.step,
+        "identity": dict(state.identity),
+        "run": dict(state.run),
+        "arithmetic": state.arithmetic,
+    }
     (folder / MARKER).write_text(json.dumps(described, indent=2))
 
 
@@ -110,6 +118,7 @@ def load(folder: Path, identity: Mapping[str, str] | None = None) -> State:
             shared=load_file(folder / _SHARED),
             identity=described["identity"],
             run=described["run"],
+            arithmetic=described.get("arithmetic", ""),
         )
     except (CheckpointError, MemoryError):
         raise

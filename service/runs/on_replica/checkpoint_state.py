@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from service.artifacts.checkpoints import CheckpointError, State, network_weights
+from service.replicas.exact.arithmetic import fingerprint
 from service.replicas.global_batch import GlobalBatch
 from service.training import optimizers
 from service.training.critics.image_pool import Pools
@@ -39,6 +40,7 @@ class CheckpointState:
             shared={name: value.cpu() for name, value in self._pools.state().items()},
             identity=identity,
             run=run,
+            arithmetic=fingerprint(self._batch.device),
         )
 
     def restore(self, state: State) -> None:

@@ -14,6 +14,7 @@ from service.generator import AVERAGE
 from service.models.growth import begins, grow
 from service.models.pixels import to_image
 from service.replicas.accelerators import Accelerator
+from service.replicas.exact.arithmetic import fingerprint
 from service.runs.on_replica.arithmetic import new_batch
 from service.runs.on_replica.checkpoint_state import CheckpointState
 from service.runs.on_replica.networks import evaluating, new_networks
@@ -125,6 +126,11 @@ class Replica:
     def identity(self) -> dict[str, str]:
         """What a checkpoint must share with this run for it to go on from there."""
         return {"recipe": self._run.recipe_hash, "data set": self._real.hash}
+
+    @property
+    def arithmetic(self) -> str:
+        """What the bits of its results depend on beside the recipe."""
+        return fingerprint(self._accelerator.device)
 
     def state(self, step: int) -> State:
         """Everything that continues, after `step` steps. All replicas take part; waits for the device."""

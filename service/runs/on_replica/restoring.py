@@ -21,7 +21,8 @@ def restore(run: Run, folder: str, replica: Replica, rank: int, tell: Callable[[
 
     Args:
         folder: the run's.
-        tell: hears of damaged checkpoints, in a line each. Rank 0 only.
+        tell: hears, in a line each, of damaged checkpoints, and of one that was made where bits may differ. Rank 0
+            only.
 
     Raises:
         CheckpointError: the checkpoint is of another recipe or data set, or cannot be read.
@@ -30,7 +31,10 @@ def restore(run: Run, folder: str, replica: Replica, rank: int, tell: Callable[[
     state = run_checkpoints.newest(place, replica.identity, tell) if rank == 0 else None
     step = collective.broadcast_from_rank_zero(state.step if state else 0)
     if step:
-        replica.restore(state or run_checkpoints.read(place, step, replica.identity))
+        state = state or run_checkpoints.read(place, step, replica.identity)
+        if run.exact and rank == 0 and state.arithmetic != (here := replica.arithmetic):
+            tell(f"the checkpoint was made by {state.arithmetic or 'another version'}; {here} may round otherwise")
+        replica.restore(state)
     elif run.start_from is not None:
         with tempfile.TemporaryDirectory() as copy:
             replica.begin_with(checkpoints.fetch(Location.of(run.start_from), Path(copy)))
