@@ -1,7 +1,8 @@
 """How far runs of the default recipe on two replicas are from a run on one, in float32 and in float64.
 
 The algorithm is the same, but sums over the batch are taken in another order, and training amplifies the last bit. How
-much it does is shown beside: one replica whose first weights are disturbed by a rounding.
+much it does is shown beside: one replica whose first weights are disturbed by a rounding. With ``exact=true`` sums have
+one order, and runs are equal.
 """
 
 from __future__ import annotations
@@ -34,10 +35,12 @@ class Mark(NamedTuple):
     samples: Tensor
 
 
-def trained(rank: int, world_size: int, data: str, dtype: str, disturbed: float) -> list[Mark]:
+def trained(rank: int, world_size: int, data: str, dtype: str, disturbed: float, exact: bool = False) -> list[Mark]:
     """The run at each of its marks; weights multiplied by 1 +- `disturbed` before the first step."""
-    run = load("digits", [f"dtype={dtype}"])
-    loader = open_loader(Location.of(data), run.data.transform, run.batch.size, run.seed, rank, world_size)
+    run = load("digits", [f"dtype={dtype}", f"exact={exact}"])
+    loader = open_loader(
+        Location.of(data), run.data.transform, run.batch.size, run.seed, rank, world_size, cells=run.cells
+    )
     replica = Replica(run, TorchDistributed(torch.device("cpu")), loader)
     networks = torch.nn.ModuleDict({"generator": replica.generator, "critic": replica.critics})
     draw = torch.Generator().manual_seed(0)
@@ -64,17 +67,19 @@ def apart(one: Mark, other: Mark) -> tuple[float, float]:
 def main() -> None:
     with tempfile.TemporaryDirectory() as data:
         ingest(Digits(), Transform(size=16, channels=1, resample="bicubic"), Location.of(data))
-        for dtype, marks in MARKS.items():
+        for dtype in MARKS:
             alone = run_replicas(1, trained, data, dtype, 0.0)
-            others = {
-                "2 replicas": run_replicas(2, trained, data, dtype, 0.0),
-                f"1 replica, disturbed by {DISTURBED[dtype]:.0e}": run_replicas(
-                    1, trained, data, dtype, DISTURBED[dtype]
-                ),
-            }
-            for name, found in others.items():
-                for mark, here, there in zip(marks, found, alone, strict=True):
-                    weights, samples = apart(here, there)
-                    print(
-                        f"  {dtype}, {name}, {mark:5,} steps: weights {weights:.1e} apart, samples {samples:.1f} of 255"
-                    )
+            show(dtype, "2 replicas", run_replicas(2, trained, data, dtype, 0.0), alone)
+            disturbed = run_replicas(1, trained, data, dtype, DISTURBED[dtype])
+            show(dtype, f"1 replica, disturbed by {DISTURBED[dtype]:.0e}", disturbed, alone)
+        alone = run_replicas(1, trained, data, "float32", 0.0, True)
+        for count in (2, 3):
+            show("float32", f"{count} exact replicas", run_replicas(count, trained, data, "float32", 0.0, True), alone)
+
+
+def show(dtype: str, name: str, found: list[Mark], alone: list[Mark]) -> None:
+    for mark, here, there in zip(MARKS[dtype], found, alone, strict=True):
+        weights, samples = apart(here, there)
+        print(
+            f"  {dtype}, {name}, {mark:5,} steps: weights {weights:.1e} apart, samples {samples:.1f} of 255", flush=True
+        )

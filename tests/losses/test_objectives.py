@@ -194,7 +194,7 @@ def test_smoothed_targets_are_between_the_bounds_and_refused_where_they_break_th
     fake, real = logits()
     on_real, _ = BinaryCrossEntropy(real_target=(0.7, 0.9)).critic(judged(fake), judged(real))
     assert on_real.item() == pytest.approx(each(lambda r: bce(r, 0.8), real).item(), rel=1e-6)
-    with pytest.raises(ValueError, match="no lower bound for targets above 1"):
+    with pytest.raises(ValueError, match="above 0 and at most 1"):
         BinaryCrossEntropy(real_target=(0.9, 1.1))
     above = resolve("service.losses.objectives", {"name": "lsgan", "real_target": [0.9, 1.1]}, Objective)
     assert above.critic(judged(fake), judged(real))[0].item() > 0

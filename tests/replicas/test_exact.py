@@ -157,9 +157,9 @@ def test_exact_training_is_the_same_algorithm(data: dict[int, str]) -> None:
 
 
 def test_what_cannot_be_exact_is_refused() -> None:
-    with pytest.raises(TypeError, match=r"exact: critic.1: the gradients of a PReLU are not summed in one order"):
+    with pytest.raises(TypeError, match=r"exact: critic\.1: the gradients of a PReLU are not summed in one order"):
         check_exact(nn.Sequential(nn.Linear(2, 2), nn.PReLU()), "critic")
-    with pytest.raises(ConfigError, match="9 exact replicas cannot share 8 cells; set batch.cells higher"):
+    with pytest.raises(ConfigError, match=r"9 exact replicas cannot share 8 cells; set batch\.cells higher"):
         load("digits", ["exact=true", "replicas=9"])
     load("digits", ["exact=true", "replicas=9", "batch.cells=16"])
 

@@ -84,7 +84,9 @@ class RowsByCell:
 
         def by_cell(gradient: Tensor, rows: Tensor, weight: Tensor) -> Tensor:
             lots = zip(layout.blocks(gradient), layout.blocks(rows), strict=True)
-            return torch.stack([product.to_weight(*lot, weight) if len(lot[1]) else weight * 0 for lot in lots])
+            return torch.stack(
+                [product.to_weight(*lot, weight) if len(lot[1]) else torch.zeros_like(weight) for lot in lots]
+            )
 
         ways: list[_Way] = [at_once, by_cell] if layout.even and product.batched else [by_cell]
         return self._best(ways, (product, "to weight"), gradient, rows, weight)
