@@ -46,6 +46,16 @@ class Upscale(nn.Module):
         return doubled.reshape(count, channels, 2 * height, 2 * width)
 
 
+class PixelShuffle(nn.Module):
+    """``nn.PixelShuffle(2)``, whose gradient torch cannot take where a replica has no rows."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, 4C, H, W) -> (N, C, 2H, 2W)."""
+        count, channels, height, width = x.shape
+        parts = x.view(count, channels // 4, 2, 2, height, width).permute(0, 1, 4, 2, 5, 3)
+        return parts.reshape(count, channels // 4, 2 * height, 2 * width)
+
+
 #: Upsample and convolve, against checkerboards; a transposed convolution; or a convolution whose channels are
 #: laid out as pixels (Shi et al. 2016, arXiv:1609.05158).
 Upsampling = Literal["nearest", "transposed", "pixel_shuffle"]
@@ -56,7 +66,7 @@ def doubling(form: Upsampling, in_channels: int, out_channels: int) -> nn.Module
     if form == "transposed":
         return nn.ConvTranspose2d(in_channels, out_channels, 4, 2, 1)
     if form == "pixel_shuffle":
-        return nn.Sequential(nn.Conv2d(in_channels, 4 * out_channels, 3, padding=1), nn.PixelShuffle(2))
+        return nn.Sequential(nn.Conv2d(in_channels, 4 * out_channels, 3, padding=1), PixelShuffle())
     return UpsampleConv(in_channels, out_channels)
 
 

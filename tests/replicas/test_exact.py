@@ -41,7 +41,7 @@ TRANSLATIONS = {
 #: What is trained for long.
 PUBLISHED = {
     "default": [],
-    "DCGAN of MNIST": ["network={name: dcgan, generator_channels: 8, critic_channels: 4}", "batch.size=64"],
+    "DCGAN of MNIST": ["data.transform.size=32", "network={name: dcgan, generator_channels: 8, critic_channels: 4}"],
     "WGAN-GP": OTHERS["wgan, three critic steps, gradient penalty"],
     "InfoGAN, minibatch discrimination": [
         "batch.size=20", "task=info", "scheme=alternating", "network.minibatch=discrimination",
