@@ -85,9 +85,9 @@ def newest(run: Location, identity: Mapping[str, str] | None, tell: Callable[[st
         except DamagedCheckpointError as error:
             damaged[step] = error
             continue
-        for bad, error in damaged.items():
+        for bad, damage in damaged.items():
             (run / checkpoints.name_of(bad) / MARKER).delete()
-            tell(f"{error}; going back to that of step {step:,}")
+            tell(f"{damage}; going back to that of step {step:,}")
         return state
     if damaged:
         first = next(iter(damaged.values()))

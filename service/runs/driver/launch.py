@@ -30,7 +30,8 @@ def launch(run: Run, console: Console, began: float, validation: Validation) -> 
 
     Raises:
         ConfigError: the user's mistake; nothing has been started.
-        RunError: the run diverged, or its replicas died more often than it allows.
+        RunError: the run diverged, its replicas died more often than it allows, or another process has taken it over.
+        OSError: the storage is away.
         Interrupted: Ctrl-C or SIGTERM; what was trained until then is kept.
     """
     with heard() as signals, started(run, console, began, signals.abort) as at:
@@ -60,5 +61,8 @@ def _introduction(prepared: Prepared, replicas: Replicas) -> str:
 
 
 def _last(prepared: Prepared) -> str:
-    found = run_checkpoints.steps(Location.of(prepared.folder))
+    try:
+        found = run_checkpoints.steps(Location.of(prepared.folder))
+    except OSError:  # The storage is away.
+        return f"in {prepared.folder}"
     return str(Location.of(prepared.folder) / checkpoints.name_of(found[-1])) if found else "none yet"
