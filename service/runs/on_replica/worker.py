@@ -46,6 +46,8 @@ def replica_main(job: Job) -> Diverged | Left | Stopped | None:
         start = restore(run, job.folder, replica, accelerator.rank, job.status.warn.remote)
         outputs = RayOutputs(run, job, chief=accelerator.rank == 0, start=start)
         ended = train(run, accelerator, replica, outputs, start)
+        if accelerator.rank == 0:  # What is left, such as uploads, may take longer than a step.
+            job.status.leaving.remote()
     except UnreadableCheckpointError:  # It may pass: Ray starts the run again, as often as the run allows.
         raise
     except (DamagedShardError, AcceleratorError, CheckpointError) as error:
