@@ -13,8 +13,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import torch
 from ray.cluster_utils import Cluster
 from torch import Tensor
@@ -77,14 +79,15 @@ class Training:
 
 def kill_replica(training: Training, chance: random.Random, seconds: float) -> bool:
     """At any moment, starts of replicas included."""
-    if not training.wait(lambda: replicas(training.cluster)):
-        return False
-    time.sleep(chance.uniform(0, seconds))
-    alive = replicas(training.cluster)
-    if not alive or training.process.poll() is not None:
-        return bool(alive)
-    chance.choice(alive).kill()
-    return True
+    while training.wait(lambda: replicas(training.cluster)):
+        time.sleep(chance.uniform(0, seconds))
+        if training.process.poll() is not None:
+            return False
+        if alive := replicas(training.cluster):  # Else they are being started again.
+            with suppress(psutil.NoSuchProcess):  # It has ended just now.
+                chance.choice(alive).kill()
+                return True
+    return False
 
 
 def kill_driver(training: Training, chance: random.Random, seconds: float) -> bool:

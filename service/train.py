@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python service/tra
             print(yaml.safe_dump(dump(run), sort_keys=False), end="")
             return ExitCode.DONE
         from pipelines.evaluate import during_training
-        from service.runs.driver.failures import RunError
+        from service.runs.driver.failures import RunError, first_line
         from service.runs.driver.launch import launch
         from service.tracking.progress import console
 
@@ -61,6 +61,9 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python service/tra
             launch(run, console(), _BEGAN, during_training.config)
         except RunError as error:
             print(f"error: {error}", file=sys.stderr)
+            return ExitCode.FAILED
+        except OSError as error:  # The storage is away.
+            print(f"error: {first_line(error)}", file=sys.stderr)
             return ExitCode.FAILED
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -64,6 +64,10 @@ class DamagedCheckpointError(CheckpointError):
     """A checkpoint whose files are not those that were written."""
 
 
+class UnreadableCheckpointError(CheckpointError):
+    """A checkpoint that may be whole, but that this machine cannot read now."""
+
+
 def name_of(step: int) -> str:
     """The folder of a checkpoint, in that of its run."""
     return f"step-{step:08}"
@@ -103,11 +107,14 @@ def load(folder: Path, identity: Mapping[str, str] | None = None) -> State:
 
     Raises:
         DamagedCheckpointError: a file is missing, or is not what was written.
-        CheckpointError: it is of another recipe or data set, or this machine cannot read it.
+        UnreadableCheckpointError: this machine cannot read it; another time it may.
+        CheckpointError: it is of another recipe or data set.
     """
+    whole = False
     try:
         described = json.loads((folder / MARKER).read_text())
         _check_files(folder, described.get("files", {}))
+        whole = "files" in described  # What agrees with its hashes is not damaged, whatever its readers say.
         if described["format"] != FORMAT:
             raise CheckpointError(f"checkpoint {folder}: format {described['format']}, this version reads {FORMAT}")
         state = State(
@@ -123,10 +130,14 @@ def load(folder: Path, identity: Mapping[str, str] | None = None) -> State:
     except (CheckpointError, MemoryError):
         raise
     except Exception as error:  # Every reader has errors of its own; nearly all of them mean the same here.
+        reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        if whole:
+            raise UnreadableCheckpointError(
+                f"checkpoint {folder} is whole, but this machine cannot read it: {reason}"
+            ) from error
         if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
-            raise CheckpointError(f"checkpoint {folder} cannot be read: {error}") from error
-        reason = str(error).splitlines()[0] if str(error) else ""
-        raise DamagedCheckpointError(f"checkpoint {folder} is damaged: {type(error).__name__}: {reason}") from error
+            raise UnreadableCheckpointError(f"checkpoint {folder} cannot be read: {error}") from error
+        raise DamagedCheckpointError(f"checkpoint {folder} is damaged: {reason}") from error
     if identity is not None:
         # The recipe is asked anew: options that did not exist when the run was started have their defaults.
         made_with = {**state.identity, "recipe": _recipe_hash(state, folder)}
@@ -147,8 +158,10 @@ def fetch(place: Location, folder: Path, identity: Mapping[str, str] | None = No
     """
     try:
         Location.of(str(folder)).copy_from(place)
-    except OSError as error:
+    except FileNotFoundError as error:  # Another attempt would not find it either.
         raise CheckpointError(f"checkpoint {place} cannot be read: {error}") from error
+    except OSError as error:
+        raise UnreadableCheckpointError(f"checkpoint {place} cannot be read: {error}") from error
     return load(folder, identity)
 
 

@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 
 from pipelines.storage.location import Location
 from service.artifacts import checkpoints
-from service.artifacts.checkpoints import MARKER, DamagedCheckpointError, State
+from service.artifacts.checkpoints import MARKER, CheckpointError, DamagedCheckpointError, State
 
 #: In the folder of a checkpoint that is still to be measured: it is kept until it has been.
 UNMEASURED = "unmeasured"
@@ -38,9 +38,9 @@ def publish(checkpoint: Path, run: Location, step: int, unmeasured: bool = False
     checkpoints.seal(checkpoint)
     target = run / checkpoints.name_of(step)
     target.delete()  # What a process that died here has left, or what was damaged.
-    target.copy_from(Location.of(str(checkpoint)), last=MARKER)
-    if unmeasured:
+    if unmeasured:  # First: a checkpoint that others see without it may be deleted before it is measured.
         (target / UNMEASURED).write(b"")
+    target.copy_from(Location.of(str(checkpoint)), last=MARKER)
     return target
 
 
@@ -68,21 +68,32 @@ def prune(run: Location, keep: int) -> None:
 def newest(run: Location, identity: Mapping[str, str] | None, tell: Callable[[str], None]) -> State | None:
     """The newest checkpoint that is whole; None if there is none.
 
-    A damaged one is set aside: it loses its marker and counts no more.
+    A damaged one is set aside: it loses its marker and counts no more. That is done only when an older one was read,
+    so that what a machine wrongly takes for damage costs no run its checkpoints.
 
     Args:
         identity: that of the run that wants to go on, if it must match.
         tell: hears of each damaged one, in a line.
 
     Raises:
-        CheckpointError: it cannot be read, or is of another recipe or data set.
+        CheckpointError: it cannot be read, is of another recipe or data set, or all there are are damaged.
     """
+    damaged: dict[int, DamagedCheckpointError] = {}
     for step in reversed(steps(run)):
         try:
-            return read(run, step, identity)
+            state = read(run, step, identity)
         except DamagedCheckpointError as error:
-            (run / checkpoints.name_of(step) / MARKER).delete()
-            tell(f"{error}; going back to the one before")
+            damaged[step] = error
+            continue
+        for bad, damage in damaged.items():
+            (run / checkpoints.name_of(bad) / MARKER).delete()
+            tell(f"{damage}; going back to that of step {step:,}")
+        return state
+    if damaged:
+        first = next(iter(damaged.values()))
+        raise CheckpointError(
+            f"no checkpoint of {run} is whole: {first}; to begin at the first step, delete its step-* folders"
+        )
     return None
 
 

@@ -22,7 +22,7 @@ _FIRST, _SHORT = ("generator", "real", "fake"), {"generator": "G"}
 
 @dataclass(frozen=True)
 class Pulse:
-    """The last sign of life of a replica: which process it is, and when it came, in seconds since the epoch."""
+    """The last sign of life of a replica: which process it is, and when it came, by the status's `clock`."""
 
     rank: int
     host: str
@@ -37,7 +37,9 @@ class Status:
 
     Attributes:
         ready_at: when this attempt began.
-        moved_at: when the last step of this attempt was done; None before its first.
+        moved_at: when the last step of this attempt was done; None before its first, and when its steps are over.
+        clock: when this was read, by a clock that nobody sets, as the epoch's may jump.
+        since: when this attempt began, by that clock.
     """
 
     step: int = 0
@@ -48,6 +50,8 @@ class Status:
     began: int = 0
     ready_at: float = 0.0
     moved_at: float | None = None
+    clock: float = 0.0
+    since: float = 0.0
     pulses: dict[int, Pulse] = field(default_factory=dict)
     first_step_at: float | None = None
     replaced_rows: int = 0
@@ -66,7 +70,13 @@ class StatusActor:
         """An attempt begins at `step`; returns the how-manieth it is."""
         self._posted.attempts += 1
         self._posted.ready_at, self._posted.moved_at = time.time(), None
+        self._posted.since = time.monotonic()
         self._posted.step = self._posted.began = step
+        return self._posted.attempts
+
+    def leaving(self) -> int:
+        """The steps of an attempt are over, until the next one begins; returns how many there have been."""
+        self._posted.moved_at = None
         return self._posted.attempts
 
     def post(self, step: int, metrics: Mapping[str, float] | None = None) -> None:
@@ -79,7 +89,7 @@ class StatusActor:
 
     def beat(self, pulse: Pulse) -> None:
         """A replica is alive."""
-        self._posted.pulses[pulse.rank] = replace(pulse, at=time.time())
+        self._posted.pulses[pulse.rank] = replace(pulse, at=time.monotonic())
 
     def say(self, text: str) -> None:
         """Something that a person should know."""
@@ -115,6 +125,7 @@ class StatusActor:
         return bool(news)
 
     def read(self) -> Status:
+        self._posted.clock = time.monotonic()
         return self._posted
 
 

@@ -13,6 +13,7 @@ import ray
 from ray.cluster_utils import Cluster
 
 from pipelines.components import ConfigError
+from service.artifacts.checkpoints import UnreadableCheckpointError
 from service.configuration.recipe import load
 from service.replicas.accelerators import AcceleratorError
 from service.replicas.accelerators.xla_pod import Slice, find_slice
@@ -165,3 +166,17 @@ def test_a_pod_that_is_wired_wrongly_is_not_tried_again(monkeypatch: pytest.Monk
     with pytest.raises(AcceleratorError):
         worker.replica_main(job)
     assert worker.replica_main(job) == worker.Stopped("of the 4 hosts that Ray has started, XLA counts 1")
+
+
+def test_a_checkpoint_that_cannot_be_read_now_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    status = StatusActor()
+    job: Any = SimpleNamespace(status=SimpleNamespace(read=SimpleNamespace(remote=status.read)), accelerator="cpu")
+
+    def set_up(_: Any) -> None:
+        raise UnreadableCheckpointError("checkpoint x cannot be read: not now")
+
+    monkeypatch.setattr(worker, "set_up", set_up)
+    monkeypatch.setattr(ray, "get", lambda found: found)
+    with pytest.raises(UnreadableCheckpointError):
+        worker.replica_main(job)
+    assert status.read().hopeless is None

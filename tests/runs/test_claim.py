@@ -9,7 +9,7 @@ from mlflow import MlflowClient
 
 from tests.conftest import ROOT, train_command
 from tests.patience import PATIENCE, wait_until
-from tests.runs.test_runs import options, train
+from tests.runs.test_runs import options, run_of, train
 
 STARTING = """
 import sys, time
@@ -52,7 +52,9 @@ def test_who_was_taken_over_stops_at_once_and_writes_nothing(tmp_path: Path, ray
     wait_until(lambda: journal.exists() and "loss/real" in journal.read_text(), "it trains", first)
     (tmp_path / ".claims" / "lost" / "lease-00000002").write_bytes(b"another's beat")
     _, err = first.communicate(timeout=PATIENCE)
-    assert first.returncode == 130, err
+    assert (first.returncode, err) == (1, "error: another process has taken the run over while this one was silent\n")
+    client, run_id = run_of(tmp_path, "lost")
+    assert client.get_run(run_id).info.status == "RUNNING", "it is the other's to end"
     assert not list((tmp_path / "lost").glob("step-*"))
 
 

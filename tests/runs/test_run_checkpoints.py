@@ -11,7 +11,7 @@ import torch
 from pipelines.storage.location import Location
 from service import open_checkpoint
 from service.artifacts import checkpoints, run_checkpoints
-from service.artifacts.checkpoints import CheckpointError, State
+from service.artifacts.checkpoints import CheckpointError, State, UnreadableCheckpointError
 from service.configuration.recipe import load
 from service.configuration.tree import dump
 
@@ -68,6 +68,7 @@ def test_a_damaged_one_is_told_and_the_one_before_taken(run: Location, name: str
     assert step == 20
     (line,) = said
     assert "step-00000030 is damaged" in line and name in line and "\n" not in line
+    assert line.endswith("; going back to that of step 20")
     assert newest(run) == (20, []), "it is set aside"
     assert open_checkpoint(run.path).step == 20
 
@@ -76,6 +77,37 @@ def test_a_damaged_one_is_told_and_the_one_before_taken(run: Location, name: str
 def test_a_damaged_marker_is_damage(run: Location, how: str) -> None:
     damage(Path(run.path) / "step-00000030" / "state.json", how)
     assert newest(run)[0] == 20
+
+
+def test_where_all_are_damaged_nothing_is_set_aside(run: Location) -> None:
+    for step in (10, 20, 30):
+        damage(Path(run.path) / f"step-{step:08}" / "networks.safetensors", "truncated")
+    with pytest.raises(CheckpointError, match=r"no checkpoint of .* is whole: .*step-00000030 is damaged") as raised:
+        newest(run)
+    assert "going back" not in str(raised.value)
+    assert run_checkpoints.steps(run) == [10, 20, 30]
+
+
+@pytest.mark.parametrize("error", [RuntimeError("unable to mmap: Cannot allocate memory"), OSError("I/O error")])
+def test_one_that_agrees_with_its_hashes_is_not_damaged(
+    run: Location, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(_: Path) -> None:
+        raise error
+
+    monkeypatch.setattr(checkpoints, "load_file", fail)
+    with pytest.raises(UnreadableCheckpointError, match="is whole, but this machine cannot read it"):
+        newest(run)
+    assert run_checkpoints.steps(run) == [10, 20, 30]
+
+
+def test_one_that_cannot_be_opened_is_not_damaged(run: Location, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: Path) -> None:
+        raise PermissionError("not now")
+
+    monkeypatch.setattr(checkpoints, "_described", fail)
+    with pytest.raises(UnreadableCheckpointError, match="cannot be read: not now"):
+        newest(run)
 
 
 def test_one_without_its_marker_is_not_there(run: Location) -> None:
@@ -97,8 +129,8 @@ def test_the_marker_comes_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     order: list[str] = []
     for method in ("_copy_file", "write"):
         monkeypatch.setattr(Location, method, noted(getattr(Location, method), order))
-    run_checkpoints.publish(saved(tmp_path / "saved", 10), Location.of(str(tmp_path / "run")), 10)
-    assert len(order) == 5 and order[-1] == "state.json"
+    run_checkpoints.publish(saved(tmp_path / "saved", 10), Location.of(str(tmp_path / "run")), 10, unmeasured=True)
+    assert len(order) == 6 and order[-1] == "state.json"
 
 
 def test_another_recipe_is_no_damage(run: Location) -> None:

@@ -52,15 +52,21 @@ def fit(
     signals = signals or Signals()
     run = at.prepared.run
     watchdog = Watchdog(status, run.steps, run.cluster.patience_seconds)
-    deaths = 0
+    deaths, told = 0, False
     while True:
         try:
-            returned = _returned(_trainer(at, main, status, validation), status, signals, watchdog)
+            begun = ray.get(status.leaving.remote())
+            returned = _returned(_trainer(at, main, status, validation), status, signals, watchdog, begun)
         except ray.train.TrainingFailedError as error:
             deaths += _died_at_start(error)
             again = run.cluster.max_failures < 0 or deaths <= run.cluster.max_failures
             if _no_room(error) or (_died_at_start(error) and again):
                 _give_places_back()
+                if signals.caught is not None:
+                    raise Interrupted(at.prepared.going_on, signals.caught) from error
+                if _no_room(error) and not told:
+                    told = True
+                    status.say.remote("waiting for room for the replicas")
                 continue
             raise RunError(f"{_cause(error)}; {at.prepared.going_on}") from error
         except ray.exceptions.RayError as error:  # The head of the cluster is gone, and with it the run's status.
@@ -92,10 +98,15 @@ class _XlaTrainer(_Quiet, DataParallelTrainer):  # type: ignore[misc]
     pass
 
 
-def _returned(trainer: Any, status: Any, signals: Signals, watchdog: Watchdog) -> Any:
-    """What the replicas return. They are watched meanwhile, as this thread waits for Ray and hears signals."""
+def _returned(trainer: Any, status: Any, signals: Signals, watchdog: Watchdog, begun: int) -> Any:
+    """What the replicas return. They are watched meanwhile, as this thread waits for Ray and hears signals.
+
+    Args:
+        begun: how many attempts there were before.
+    """
     done = threading.Event()
-    watching = threading.Thread(target=_watch, args=(done, status, signals, watchdog), daemon=True, name="watching")
+    arguments = done, status, signals, watchdog, begun
+    watching = threading.Thread(target=_watch, args=arguments, daemon=True, name="watching")
     signals.patient = True
     watching.start()
     try:
@@ -111,7 +122,7 @@ def _returned(trainer: Any, status: Any, signals: Signals, watchdog: Watchdog) -
         watching.join()
 
 
-def _watch(done: threading.Event, status: Any, signals: Signals, watchdog: Watchdog) -> None:
+def _watch(done: threading.Event, status: Any, signals: Signals, watchdog: Watchdog, begun: int) -> None:
     """Until `done`: end what hangs, and hand on the first signal."""
     told = False
     while not done.wait(_LOOK_SECONDS):
@@ -121,7 +132,7 @@ def _watch(done: threading.Event, status: Any, signals: Signals, watchdog: Watch
             if signals.caught is None or told:
                 continue
             told = True
-            if not posted.attempts:  # No replica has begun: there is nothing to keep.
+            if posted.attempts == begun:  # No replica has begun: there is nothing to keep.
                 signals.abort()
                 return
             ray.get(status.ask.remote(), timeout=_ABORT_SECONDS)

@@ -14,7 +14,7 @@ from service.runs.driver.cluster import Replicas
 from service.runs.driver.failures import RunError
 from service.runs.driver.fitting import Validation, fit
 from service.runs.driver.preparation import Prepared, started
-from service.runs.driver.signals import heard
+from service.runs.driver.signals import Interrupted, heard
 from service.runs.driver.summary import Trained, finish
 from service.runs.on_replica.worker import replica_main
 from service.tracking.progress import Display, duration, new_status
@@ -30,7 +30,8 @@ def launch(run: Run, console: Console, began: float, validation: Validation) -> 
 
     Raises:
         ConfigError: the user's mistake; nothing has been started.
-        RunError: the run diverged, or its replicas died more often than it allows.
+        RunError: the run diverged, its replicas died more often than it allows, or another process has taken it over.
+        OSError: the storage is away.
         Interrupted: Ctrl-C or SIGTERM; what was trained until then is kept.
     """
     with heard() as signals, started(run, console, began, signals.abort) as at:
@@ -45,6 +46,8 @@ def launch(run: Run, console: Console, began: float, validation: Validation) -> 
     console.print(f"done: {run.steps:,} steps in {duration(time.time() - began)}", highlight=False)
     for title, text in trained.lines():
         console.print(f"  {title:<12}{text}", highlight=False, soft_wrap=True)
+    if signals.caught is not None:  # It came too late for the run, but what would follow it is not to begin.
+        raise Interrupted("the run itself is done", signals.caught)
     return trained
 
 
@@ -60,5 +63,8 @@ def _introduction(prepared: Prepared, replicas: Replicas) -> str:
 
 
 def _last(prepared: Prepared) -> str:
-    found = run_checkpoints.steps(Location.of(prepared.folder))
+    try:
+        found = run_checkpoints.steps(Location.of(prepared.folder))
+    except OSError:  # The storage is away.
+        return f"in {prepared.folder}"
     return str(Location.of(prepared.folder) / checkpoints.name_of(found[-1])) if found else "none yet"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _thread
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +27,7 @@ from service.runs.driver import cluster
 from service.runs.driver.claim import claimed
 from service.runs.driver.cluster import Replicas
 from service.runs.driver.datasets import pinned, prepare_all
+from service.runs.driver.failures import RunError
 from service.tracking import tracker as tracking
 from service.tracking.tracker import TrackingError
 
@@ -52,7 +54,10 @@ class Prepared:
     @property
     def going_on(self) -> str:
         """What that command would do, in half a line."""
-        steps = run_checkpoints.steps(Location.of(self.folder))
+        try:
+            steps = run_checkpoints.steps(Location.of(self.folder))
+        except OSError:  # The storage is away: what ended the run is what the user has to hear of.
+            return f"{self.resume} goes on with it"
         if not steps:
             return f"there is no checkpoint yet: {self.resume} begins at the first step"
         return f"{self.resume} goes on from step {steps[-1]:,}"
@@ -84,20 +89,33 @@ def started(
 
     Raises:
         ConfigError: the user's mistake; nothing has been started.
+        RunError: another process has the run now.
     """
     imported = time.time()
     root = storage_root(run.storage)
     _check_writable(root)
     name = run.resume or run.name or f"{run.recipe}-{time.strftime('%Y%m%d-%H%M%S')}"
-    with claimed(root, name, lost):  # Before it is looked for: two that start it at once would both find nothing.
-        prepared = prepare(run, join(root, name), console)
-        marks = ("begin", began), ("imports", imported), ("data", time.time())
-        with _tracked(prepared, marks) as at:
-            yield at
+    taken = threading.Event()
+
+    def stop() -> None:
+        taken.set()
+        lost()
+
+    with claimed(root, name, stop):  # Before it is looked for: two that start it at once would both find nothing.
+        try:
+            prepared = prepare(run, join(root, name), console)
+            marks = ("begin", began), ("imports", imported), ("data", time.time())
+            with _tracked(prepared, marks, taken) as at:
+                yield at
+        except BaseException as error:
+            if taken.is_set():
+                raise RunError("another process has taken the run over while this one was silent") from error
+            raise
 
 
 @contextmanager
-def _tracked(prepared: Prepared, marks: tuple[tuple[str, float], ...]) -> Iterator[Started]:
+def _tracked(prepared: Prepared, marks: tuple[tuple[str, float], ...], taken: threading.Event) -> Iterator[Started]:
+    """The run on a cluster and in MLflow, where it is ended too, unless it was `taken` over: it is another's then."""
     run = prepared.run
     with ThreadPoolExecutor(1) as pool:  # Both take seconds, and neither needs the other.
         starting = pool.submit(_start_tracking, prepared)
@@ -108,7 +126,8 @@ def _tracked(prepared: Prepared, marks: tuple[tuple[str, float], ...]) -> Iterat
         except BaseException:
             ray.shutdown()
             with suppress(TrackingError):
-                tracking.discard_run(prepared.tracking_uri, starting.result())
+                if not taken.is_set():
+                    _give_up(prepared, starting.result())
             raise
         try:
             tracking_run = starting.result()
@@ -124,6 +143,8 @@ def _tracked(prepared: Prepared, marks: tuple[tuple[str, float], ...]) -> Iterat
             (folder / "recipe.yaml").write(own_recipes.read(run.recipe_file).encode())
         yield Started(prepared, tracking_run, replicas, marks)
     except BaseException as error:
+        if taken.is_set():
+            raise
         status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
         if isinstance(error, KeyboardInterrupt) and not str(error):
             error.args = (prepared.going_on,)
@@ -161,6 +182,14 @@ def _check_writable(root: str) -> None:
         probe.delete()
     except OSError as error:
         raise ConfigError(f"storage: {root} cannot be written to: {error}") from error
+
+
+def _give_up(prepared: Prepared, tracking_run: str) -> None:
+    """What becomes of a run in MLflow whose cluster does not start: one that was there before keeps its history."""
+    if prepared.run.resume is None:
+        tracking.discard_run(prepared.tracking_uri, tracking_run)
+    else:
+        tracking.finish_run(prepared.tracking_uri, tracking_run, "FAILED")
 
 
 def _start_tracking(prepared: Prepared) -> str:

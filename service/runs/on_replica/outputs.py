@@ -101,22 +101,19 @@ class RayOutputs:
         uploaded = threading.Event()
         self._uploads = [*(event for event in self._uploads if not event.is_set()), uploaded]
 
+        step = state.step  # All that the upload keeps of the state, which is large.
+
         def upload(checkpoint: ray.train.Checkpoint, name: str) -> ray.train.Checkpoint:
-            try:
-                run = Location.of(self._job.folder)
-                target = run_checkpoints.publish(folder, run, state.step, self._run.evaluation.during_training)
-                if improves:
-                    best.publish(run, candidate, Location.of(str(folder)))
-                self._tracker.tag("checkpoint.last", str(target))
-                with self._pruning:
-                    run_checkpoints.prune(run, self._run.checkpoints.keep)
-            finally:
-                shutil.rmtree(folder, ignore_errors=True)
-                uploaded.set()
+            # Ray tries some failures again, so the folder stays until it has worked; the others end this process.
+            run = Location.of(self._job.folder)
+            target = run_checkpoints.publish(folder, run, step, self._run.evaluation.during_training)
+            self._published(target, candidate if improves else None, Location.of(str(folder)))
+            shutil.rmtree(folder, ignore_errors=True)
+            uploaded.set()
             return ray.train.Checkpoint(target.path, target.filesystem)
 
         ray.train.report(
-            {"step": state.step, "score": score},
+            {"step": step, "score": score},
             ray.train.Checkpoint(str(folder)),
             checkpoint_dir_name=name,
             checkpoint_upload_mode=ray.train.CheckpointUploadMode.ASYNC,
@@ -124,11 +121,29 @@ class RayOutputs:
             validation=self._run.evaluation.during_training,
         )
 
+    def _published(self, target: Location, improved: best.Best | None, saved: Location) -> None:
+        """What follows a checkpoint that is in storage. The run can go on without."""
+        run = Location.of(self._job.folder)
+        try:
+            if improved is not None:
+                best.publish(run, improved, saved)
+            self._tracker.tag("checkpoint.last", str(target))
+            with self._pruning:
+                run_checkpoints.prune(run, self._run.checkpoints.keep)
+        except OSError as error:
+            reason = " ".join(str(error).split())
+            self._job.status.warn.remote(f"{target} is kept, but noting it or deleting older ones failed: {reason}")
+
     def close(self) -> None:
+        """Wait for storage and the tracking server to have everything; the pulse beats until then."""
+        try:
+            if self._chief:
+                self._deliver()
+        finally:
+            self._ended.set()
+
+    def _deliver(self) -> None:
         """Wait for the tracking server to have everything; say so if it does not."""
-        self._ended.set()
-        if not self._chief:
-            return
         for uploaded in self._uploads:  # Each has something to say to the tracking server at its end.
             uploaded.wait()
         lost = self._tracker.close(self._run.tracking.patience_seconds)

@@ -11,7 +11,7 @@ import ray.train.torch
 import torch
 
 from pipelines.data.shards import DamagedShardError
-from service.artifacts.checkpoints import CheckpointError
+from service.artifacts.checkpoints import CheckpointError, UnreadableCheckpointError
 from service.configuration.config import Run
 from service.configuration.reading import from_tree
 from service.replicas.accelerators import Accelerator, AcceleratorError
@@ -46,6 +46,10 @@ def replica_main(job: Job) -> Diverged | Left | Stopped | None:
         start = restore(run, job.folder, replica, accelerator.rank, job.status.warn.remote)
         outputs = RayOutputs(run, job, chief=accelerator.rank == 0, start=start)
         ended = train(run, accelerator, replica, outputs, start)
+        if accelerator.rank == 0:  # What is left, such as uploads, may take longer than a step.
+            job.status.leaving.remote()
+    except UnreadableCheckpointError:  # It may pass: Ray starts the run again, as often as the run allows.
+        raise
     except (DamagedShardError, AcceleratorError, CheckpointError) as error:
         # Only Ray can end the others, who wait for this replica; what it then starts again looks at the status.
         ray.get(job.status.give_up.remote(str(error)))

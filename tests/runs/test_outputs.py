@@ -1,0 +1,35 @@
+"""What rank 0 does about its checkpoints, beside the training."""
+
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from pipelines.storage.location import Location
+from service.artifacts import run_checkpoints
+from service.runs.on_replica.outputs import RayOutputs
+
+
+def test_what_follows_a_checkpoint_may_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(*_: Any) -> None:
+        raise OSError("the storage\nis away")
+
+    monkeypatch.setattr(run_checkpoints, "prune", away)
+    said: list[str] = []
+    outputs: Any = SimpleNamespace(
+        _job=SimpleNamespace(folder=str(tmp_path), status=SimpleNamespace(warn=SimpleNamespace(remote=said.append))),
+        _tracker=SimpleNamespace(tag=lambda *_: None),
+        _pruning=threading.Lock(),
+        _run=SimpleNamespace(checkpoints=SimpleNamespace(keep=1)),
+    )
+    RayOutputs._published(outputs, Location.of("/x/step-00000010"), None, Location.of(str(tmp_path)))
+    assert said == ["/x/step-00000010 is kept, but noting it or deleting older ones failed: the storage is away"]
+
+
+def test_the_pulse_ends_last() -> None:
+    ended, before = threading.Event(), []
+    outputs: Any = SimpleNamespace(_chief=True, _ended=ended, _deliver=lambda: before.append(ended.is_set()))
+    RayOutputs.close(outputs)
+    assert before == [False] and ended.is_set()
