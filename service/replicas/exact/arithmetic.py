@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import platform
 
 import torch
 
 
 def settle(device: torch.device) -> None:
-    """Choose kernels whose results do not depend on threads, where libraries offer them. Before the first product.
+    """On CUDA, let the same kernels be chosen every time, and products not be rounded to TF32.
 
-    MKL's strict mode gives a matrix product's rows the same bits whatever their number. On CUDA the same kernels are
-    chosen every time, and products are not rounded to TF32.
+    On a CPU nothing is set: MKL's reproducible modes can be chosen only before a process's first product, and a process
+    that came too late would have other bits than the rest.
     """
-    if device.type == "cpu":
-        os.environ.setdefault("MKL_CBWR", f"{torch.backends.cpu.get_cpu_capability()},STRICT")
+    if device.type != "cuda":
         return
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.benchmark = False

@@ -23,6 +23,8 @@ from service.replicas.products import Product
 #: Values that are compared, at least: of another order, half of them would differ.
 _COMPARED = 1024
 _MOST_TRIALS = 16
+#: Bytes; torch's tensors on a CPU begin at multiples of it.
+_ALIGNMENT = 64
 #: A way to compute something of some tensors of rows.
 _Way = Callable[..., Tensor]
 
@@ -72,7 +74,9 @@ class RowsByCell:
     def each_row(self, product: Product, rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         def by_cell(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
             runs = [rows[piece.start : piece.stop] for piece in self.layout.pieces if piece.stop > piece.start]
-            return torch.cat([product(run, weight, bias) for run in runs]) if runs else product(rows, weight, bias)
+            if not runs:
+                return product(rows, weight, bias)
+            return torch.cat([product(_aligned(run), weight, bias) for run in runs])
 
         return self._best([product, by_cell], product, rows, weight, bias)
 
@@ -83,7 +87,7 @@ class RowsByCell:
             return product.to_weights(layout.stacked(gradient), layout.stacked(rows))
 
         def by_cell(gradient: Tensor, rows: Tensor, weight: Tensor) -> Tensor:
-            lots = zip(layout.blocks(gradient), layout.blocks(rows), strict=True)
+            lots = zip(map(_aligned, layout.blocks(gradient)), map(_aligned, layout.blocks(rows)), strict=True)
             return torch.stack(
                 [product.to_weight(*lot, weight) if len(lot[1]) else torch.zeros_like(weight) for lot in lots]
             )
@@ -98,6 +102,7 @@ class RowsByCell:
         """The first of some ways, by all threads, that gives the bits of the last one by one thread."""
         if len(ways) == 1 and torch.get_num_threads() == 1:
             return ways[0](*given)
+        given = tuple(None if one is None else _aligned(one) for one in given)
         shapes = tuple(None if one is None else (one.shape, one.dtype, one.stride()) for one in given)
         key = (what, shapes, self.layout.lengths, torch.get_num_threads())
         if key not in self.chosen:
@@ -125,6 +130,11 @@ def _choose(ways: Sequence[_Way], given: Sequence[Tensor | None]) -> int:
         if compared >= _COMPARED or not left:
             break
     return left[0] if left else len(ways)
+
+
+def _aligned(values: Tensor) -> Tensor:
+    """The same where new tensors begin: kernels may take the first values by themselves if memory begins elsewhere."""
+    return values.clone() if values.data_ptr() % _ALIGNMENT else values
 
 
 @contextmanager
