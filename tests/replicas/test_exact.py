@@ -22,7 +22,7 @@ from service.runs.on_replica.replica import Replica
 from tests.processes import run_replicas
 from tests.replicas.test_replicas import OTHERS, SCHEMES, TINY, weights
 
-STEPS, MANY_STEPS, DEFAULT_STEPS = 3, 60, 300
+STEPS = 3
 #: A critic with affine norms and gates, and pools of two domains; networks of a few channels.
 _TRANSLATOR = (
     "data.domains=[{source: digits}]", "data.transform.size=32", "batch.size=10",
@@ -37,17 +37,6 @@ TRANSLATIONS = {
         *_TRANSLATOR, "scheme={name: joint, balance: validity}",
         "network={name: stargan, channels: 2, blocks: 1, critic_channels: 2, critic_stages: 2}",
     ],
-}  # fmt: skip
-#: What is trained for long.
-PUBLISHED = {
-    "default": [],
-    "DCGAN of MNIST": ["data.transform.size=32", "network={name: dcgan, generator_channels: 8, critic_channels: 4}"],
-    "WGAN-GP": OTHERS["wgan, three critic steps, gradient penalty"],
-    "InfoGAN, minibatch discrimination": [
-        "batch.size=20", "task=info", "scheme=alternating", "network.minibatch=discrimination",
-    ],
-    "CycleGAN, pools": TRANSLATIONS["cyclegan, pools, switchable norms, gates"],
-    "growing": OTHERS["growing, joint, in the middle of a fade"],
 }  # fmt: skip
 CASES = {**SCHEMES, **OTHERS, **TRANSLATIONS}
 #: By case, every weight, statistic and loss.
@@ -203,16 +192,3 @@ def test_any_number_of_replicas_agrees(count: int, data: dict[int, str], alone: 
 def test_replicas_agree_in_bfloat16(data: dict[int, str]) -> None:
     alone = run_replicas(1, train, data, CASES, "bfloat16", STEPS, 2)
     assert_equal(run_replicas(3, train, data, CASES, "bfloat16", STEPS), alone)
-
-
-@pytest.mark.long
-def test_published_recipes_agree_after_many_steps(data: dict[int, str]) -> None:
-    alone = run_replicas(1, train, data, PUBLISHED, "float32", MANY_STEPS)
-    assert_equal(run_replicas(3, train, data, PUBLISHED, "float32", MANY_STEPS), alone)
-
-
-@pytest.mark.long
-def test_the_default_recipe_agrees_after_hundreds_of_steps(data: dict[int, str]) -> None:
-    default = {"default": PUBLISHED["default"]}
-    alone = run_replicas(1, train, data, default, "float32", DEFAULT_STEPS)
-    assert_equal(run_replicas(5, train, data, default, "float32", DEFAULT_STEPS), alone)

@@ -3,6 +3,7 @@
 What a kernel computes for a row may depend on how many rows it is given, and on the number of threads. What counts
 here is what one thread computes of one cell. A product is tried with random values when it is first met: where all rows
 at once, on all threads, have the same bits, as is the rule for convolutions, they are taken at once from then on.
+Where cells have not all as many rows, they are always taken one by one.
 """
 
 from __future__ import annotations
@@ -92,7 +93,7 @@ class RowsByCell:
                 [product.to_weight(*lot, weight) if len(lot[1]) else torch.zeros_like(weight) for lot in lots]
             )
 
-        ways: list[_Way] = [at_once, by_cell] if layout.even and product.batched else [by_cell]
+        ways: list[_Way] = [at_once, by_cell] if product.batched else [by_cell]
         return self._best(ways, (product, "to weight"), gradient, rows, weight)
 
     def to_bias(self, gradient: Tensor) -> Tensor:
@@ -100,9 +101,12 @@ class RowsByCell:
 
     def _best(self, ways: Sequence[_Way], what: object, *given: Tensor | None) -> Tensor:
         """The first of some ways, by all threads, that gives the bits of the last one by one thread."""
+        given = tuple(None if one is None else _aligned(one) for one in given)
+        if not self.layout.even:  # Which rows fall together changes from step to step, and with it what a trial shows.
+            with one_thread():
+                return ways[-1](*given)
         if len(ways) == 1 and torch.get_num_threads() == 1:
             return ways[0](*given)
-        given = tuple(None if one is None else _aligned(one) for one in given)
         shapes = tuple(None if one is None else (one.shape, one.dtype, one.stride()) for one in given)
         key = (what, shapes, self.layout.lengths, torch.get_num_threads())
         if key not in self.chosen:
@@ -133,7 +137,8 @@ def _choose(ways: Sequence[_Way], given: Sequence[Tensor | None]) -> int:
 
 
 def _aligned(values: Tensor) -> Tensor:
-    """The same where new tensors begin: kernels may take the first values by themselves if memory begins elsewhere."""
+    """The same, laid out as new tensors are: kernels may depend on strides, and on where memory begins."""
+    values = values.contiguous()
     return values.clone() if values.data_ptr() % _ALIGNMENT else values
 
 
