@@ -90,12 +90,17 @@ def kill_replica(training: Training, chance: random.Random, seconds: float) -> b
     return False
 
 
-def kill_driver(training: Training, chance: random.Random, seconds: float) -> bool:
+def in_training(training: Training, chance: random.Random, seconds: float) -> bool:
+    """Wait for a moment while steps are done; returns whether there is one."""
     before = len(training.logged())
     if not training.wait(lambda: len(training.logged()) > before):
         return False
     time.sleep(chance.uniform(0, seconds))
-    if training.process.poll() is not None:
+    return training.process.poll() is None
+
+
+def kill_driver(training: Training, chance: random.Random, seconds: float) -> bool:
+    if not in_training(training, chance, seconds):
         return False
     training.process.kill()
     training.process.wait()
@@ -105,12 +110,7 @@ def kill_driver(training: Training, chance: random.Random, seconds: float) -> bo
 
 def kill_node(training: Training, chance: random.Random, seconds: float) -> bool:
     """Another one comes in its place."""
-    before = len(training.logged())
-    if not training.wait(lambda: len(training.logged()) > before):
-        return False
-    time.sleep(chance.uniform(0, seconds))
-    holding = holders(training.cluster)
-    if not holding:
+    if not in_training(training, chance, seconds) or not (holding := holders(training.cluster)):
         return False
     dying = chance.choice(holding)
     (node,) = [node for node in training.cluster.worker_nodes if node.node_id == dying]

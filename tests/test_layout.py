@@ -66,7 +66,7 @@ def test_the_data_path_knows_nothing_of_training() -> None:
 
 def test_only_collectives_and_accelerators_know_torch_distributed() -> None:
     for file in FILES:
-        if "accelerators" in file.parts or file.stem in ("collectives", "exchange"):
+        if "accelerators" in file.parts or file.stem == "collectives":
             continue
         assert not any(name.startswith("torch.distributed") for name in imports(file)), file
 

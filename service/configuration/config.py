@@ -175,10 +175,8 @@ class Run(Options):
         """
         chosen = {key: value for key, value in dump(self).items() if key not in EXECUTION_KEYS | {"start_from"}}
         chosen["data"] = {"transform": chosen["data"]["transform"]}
-        if not chosen.pop("exact"):
-            del chosen["batch"]["cells"]
-        else:
-            chosen["exact"] = True
+        if not self.exact:  # Runs of before there was a choice have the same name.
+            del chosen["exact"], chosen["batch"]["cells"]
         return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -19,13 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 
 class Product(Protocol):
-    """A product of rows and a weight. Equal ones are the same kernels.
-
-    Attributes:
-        batched: whether there is a kernel for the weight's gradients of several lots of rows.
-    """
-
-    batched: ClassVar[bool]
+    """A product of rows and a weight. Equal ones are the same kernels."""
 
     def __call__(self, rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor: ...
 
@@ -35,8 +29,8 @@ class Product(Protocol):
     def to_weight(self, gradient: Tensor, rows: Tensor, weight: Tensor) -> Tensor:
         """The gradient of `weight`: a sum over rows."""
 
-    def to_weights(self, gradients: Tensor, rows: Tensor) -> Tensor:
-        """As `to_weight`, of several lots of rows, (lots, n, ...), in one kernel, if it is `batched`."""
+    def to_weights(self, gradients: Tensor, rows: Tensor, weight: Tensor) -> Tensor:
+        """As `to_weight`, of several lots of rows, (lots, n, ...) -> (lots, ...), in one kernel where there is one."""
 
     def by_row(self, gradient: Tensor) -> Tensor:
         """The gradient of a bias, of each row: (N, O)."""
@@ -95,7 +89,6 @@ class Linear:
     """(..., I) rows and an (O, I) weight -> (..., O); the other way round if it is `transposed`."""
 
     transposed: bool = False
-    batched: ClassVar[bool] = True
 
     def __call__(self, rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         made: Tensor = torch.ops.aten.linear(rows, weight.T if self.transposed else weight, bias)
@@ -108,7 +101,7 @@ class Linear:
         left, right = (rows, gradient) if self.transposed else (gradient, rows)
         return left.reshape(-1, left.shape[-1]).T @ right.reshape(-1, right.shape[-1])
 
-    def to_weights(self, gradients: Tensor, rows: Tensor) -> Tensor:
+    def to_weights(self, gradients: Tensor, rows: Tensor, weight: Tensor) -> Tensor:
         left, right = (rows, gradients) if self.transposed else (gradients, rows)
         return torch.bmm(left.flatten(1, -2).transpose(1, 2), right.flatten(1, -2))
 
@@ -128,7 +121,6 @@ class Convolution:
     groups: int
     transposed: bool = False
     output_padding: tuple[int, int] = (0, 0)
-    batched: ClassVar[bool] = False
 
     def __call__(self, rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return torch.convolution(rows, weight, bias, *self._options())
@@ -152,8 +144,8 @@ class Convolution:
         weights: Tensor = found[1]
         return weights
 
-    def to_weights(self, gradients: Tensor, rows: Tensor) -> Tensor:
-        raise NotImplementedError
+    def to_weights(self, gradients: Tensor, rows: Tensor, weight: Tensor) -> Tensor:
+        return torch.stack([self.to_weight(*lot, weight) for lot in zip(gradients, rows, strict=True)])
 
     def by_row(self, gradient: Tensor) -> Tensor:
         return gradient.sum((2, 3))

@@ -58,9 +58,7 @@ class ExactBatch(GlobalBatch):
         groups, _, columns = partial.shape
         table = partial.new_zeros(groups, self.cells, columns)
         table[:, self.own_cells.start : self.own_cells.stop] += partial  # Added to zero, as others' are: no -0.
-        if self.collective.world_size > 1:
-            table = self.collective.sum_over_replicas(table)
-        return tree_sum(table, 1)
+        return tree_sum(self.collective.sum_over_replicas(table), 1)
 
     def group_means(self, values: Tensor, count_per_row: int = 1) -> Tensor:
         summed: Tensor = _SumRows.apply(values, self, self.layout)  # type: ignore[no-untyped-call]
@@ -120,7 +118,7 @@ class _Gathered(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, table: Tensor, batch: ExactBatch) -> Tensor:
         ctx.batch = batch
-        return batch.collective.sum_over_replicas(table) if batch.collective.world_size > 1 else table.clone()
+        return batch.collective.sum_over_replicas(table).view_as(table)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd import Variable
 
 from service.replicas.collectives import Collective
-from service.replicas.exact.exchange import Exchange
+from service.replicas.exact.collectives import Exchange
 from service.replicas.exact.tree import node_sums, nodes_of, owned_cells, root, tree_sum
 
 #: Values that are sent at once; as many bytes as DistributedDataParallel's buckets have.
@@ -61,7 +61,7 @@ class WeightGradients:
         if not weight.is_leaf:
             return self.total(of_cells)
         if self._collective.world_size == 1:
-            _add(weight, tree_sum(of_cells))
+            _add(weight, self.total(of_cells))
             return None
         self._waiting.append((weight, of_cells))
         if sum(one.numel() for one, _ in self._waiting) >= _BUCKET:

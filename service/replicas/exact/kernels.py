@@ -40,7 +40,7 @@ class ByCell:
 
     def __init__(self, batch: ExactBatch, gradients: WeightGradients) -> None:
         self._batch, self._gradients = batch, gradients
-        self._chosen: dict[tuple[object, ...], int] = {}
+        self._chosen: dict[tuple[object, ...], int | None] = {}
 
     def of(self, rows: Tensor) -> RowsByCell:
         """How to compute with the rows that networks are being shown."""
@@ -64,7 +64,7 @@ class RowsByCell:
 
     layout: Layout
     gradients: WeightGradients
-    chosen: dict[tuple[object, ...], int]
+    chosen: dict[tuple[object, ...], int | None]
 
     def given(self, weight: Tensor) -> Tensor:
         return self.gradients.one_for_each_cell(weight)
@@ -79,13 +79,13 @@ class RowsByCell:
                 return product(rows, weight, bias)
             return torch.cat([product(_aligned(run), weight, bias) for run in runs])
 
-        return self._best([product, by_cell], product, rows, weight, bias)
+        return self._best(product, by_cell, product, rows, weight, bias)
 
     def to_weight(self, product: Product, gradient: Tensor, rows: Tensor, weight: Tensor) -> Tensor:
         layout = self.layout
 
         def at_once(gradient: Tensor, rows: Tensor, weight: Tensor) -> Tensor:
-            return product.to_weights(layout.stacked(gradient), layout.stacked(rows))
+            return product.to_weights(layout.stacked(gradient), layout.stacked(rows), weight)
 
         def by_cell(gradient: Tensor, rows: Tensor, weight: Tensor) -> Tensor:
             lots = zip(map(_aligned, layout.blocks(gradient)), map(_aligned, layout.blocks(rows)), strict=True)
@@ -93,33 +93,35 @@ class RowsByCell:
                 [product.to_weight(*lot, weight) if len(lot[1]) else torch.zeros_like(weight) for lot in lots]
             )
 
-        ways: list[_Way] = [at_once, by_cell] if product.batched else [by_cell]
-        return self._best(ways, (product, "to weight"), gradient, rows, weight)
+        return self._best(at_once, by_cell, (product, "to weight"), gradient, rows, weight)
 
     def to_bias(self, gradient: Tensor) -> Tensor:
         return tree_sum(self.layout.sums(gradient))
 
-    def _best(self, ways: Sequence[_Way], what: object, *given: Tensor | None) -> Tensor:
-        """The first of some ways, by all threads, that gives the bits of the last one by one thread."""
+    def _best(self, at_once: _Way, by_cell: _Way, what: object, *given: Tensor | None) -> Tensor:
+        """All at once, or cell by cell, by all threads, if that gives the bits of cell by cell by one thread."""
         given = tuple(None if one is None else _aligned(one) for one in given)
-        if not self.layout.even:  # Which rows fall together changes from step to step, and with it what a trial shows.
-            with one_thread():
-                return ways[-1](*given)
-        if len(ways) == 1 and torch.get_num_threads() == 1:
-            return ways[0](*given)
-        shapes = tuple(None if one is None else (one.shape, one.dtype, one.stride()) for one in given)
+        # Where cells are uneven, which rows fall together changes from step to step, and with it what a trial shows.
+        way = self._tried(at_once, by_cell, what, given) if self.layout.even else None
+        if way is not None:
+            return way(*given)
+        with one_thread():
+            return by_cell(*given)
+
+    def _tried(self, at_once: _Way, by_cell: _Way, what: object, given: Sequence[Tensor | None]) -> _Way | None:
+        """The faster way whose bits are right, if one is."""
+        ways = at_once, by_cell
+        shapes = tuple(None if one is None else (one.shape, one.dtype) for one in given)
         key = (what, shapes, self.layout.lengths, torch.get_num_threads())
         if key not in self.chosen:
             with torch.no_grad():
                 self.chosen[key] = _choose(ways, given)
-        if (number := self.chosen[key]) < len(ways):
-            return ways[number](*given)
-        with one_thread():
-            return ways[-1](*given)
+        number = self.chosen[key]
+        return None if number is None else ways[number]
 
 
-def _choose(ways: Sequence[_Way], given: Sequence[Tensor | None]) -> int:
-    """The number of the first way that gives the right bits; as many as there are ways if none does."""
+def _choose(ways: Sequence[_Way], given: Sequence[Tensor | None]) -> int | None:
+    """The number of the first way, by all threads, that gives the bits of the last one by one; None if none does."""
     device = next(one.device for one in given if one is not None)
     generator = torch.Generator(device).manual_seed(0)
     left = list(range(len(ways)))
@@ -133,7 +135,7 @@ def _choose(ways: Sequence[_Way], given: Sequence[Tensor | None]) -> int:
         compared += right.numel()
         if compared >= _COMPARED or not left:
             break
-    return left[0] if left else len(ways)
+    return left[0] if left else None
 
 
 def _aligned(values: Tensor) -> Tensor:

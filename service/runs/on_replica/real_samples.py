@@ -75,8 +75,8 @@ class RealSamples:
         at = self._run.scheme.batches_before(step) + number
         local = [loader.batch(at) for loader in self._loaders]  # All have as many lanes, so their rows are the same.
         _check_labels(local[0].labels, self._run.task.labels)
-        cells = local[0].cells if self._run.exact else ()
-        self._batch.start(step, local[0].first_row, len(local[0].images), part=number, cells=cells)
+        first = local[0]
+        self._batch.start(step, first.first_row, len(first.images), part=number, cells=first.cells)
         samples = self._run.augmentation.of(self._samples(local, self._accelerator.to_device), self._batch)
         if self._last_stage:
             samples = samples._replace(images=faded(samples.images, self.stage(step), self._last_stage))

@@ -1,7 +1,8 @@
 """bfloat16 where it pays, by torch's autocast: in the convolutions and matrix products of networks.
 
 Weights, what networks take and give, and so all losses, stay float32; and so does what sums over pixels or over the
-batch, which would lose what it is for in 8 bits of mantissa: some layers, and weights' gradients.
+batch, which would lose what it is for in 8 bits of mantissa: some layers, and weights' gradients. The latter are
+`service.replicas.products`' doing, within which every step is taken.
 """
 
 from __future__ import annotations
