@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 import torch
+from torch import nn
 
 from pipelines.components import ConfigError, name_of
 from pipelines.storage.location import check_uri
 from service.configuration.config import Run
 from service.losses.objectives import Objective, Scores
+from service.models.rows_apart import layers_that_look_at_the_batch, layers_that_make_weights
 from service.tasks import Samples
 
 _TRACKING_SCHEMES = ("", "http", "https", "file", "sqlite", "postgresql", "mysql", "mssql", "databricks")
@@ -27,6 +30,7 @@ def check(run: Run) -> None:
         raise ConfigError(str(error)) from error
     try:
         with torch.device("meta"):  # Every mistake in a network's options shows, and nothing is allocated.
+            generator = run.task.generator(run.network, run.image)
             critics = _critics(run)
     except (ValueError, RuntimeError, IndexError) as error:
         raise ConfigError(f"network: cannot be built with these options: {str(error).splitlines()[0]}") from error
@@ -54,6 +58,7 @@ def check(run: Run) -> None:
     if run.network.last_stage(run.image) and (run.start_from or run.retraining.start == "champion"):
         raise ConfigError("start_from: networks that grow begin at their first stage; start from scratch")
     _check_places(run)
+    _check_rows_at_once(run, generator, [critic for critic, _ in critics])
     if run.batch.size % run.batch.shards:
         raise ConfigError(f"batch.shards: {run.batch.shards} does not divide batch.size, {run.batch.size}")
     if run.batch.size // run.batch.shards < 2 and not run.task.translates:
@@ -93,6 +98,40 @@ def _check_losses(objective: Objective, outputs: int) -> None:
             )
 
 
+def _check_rows_at_once(run: Run, generator: nn.Module, critics: Sequence[nn.Module]) -> None:
+    """Raise ConfigError if networks must see all rows at once, or the rows at once are too few."""
+    at_once = run.batch.rows_at_once
+    if at_once is None:
+        return
+    networks = {"generator": generator, "critic": nn.ModuleList(critics)}
+    looking = {name: layers_that_look_at_the_batch(network) for name, network in networks.items()}
+    if all(looking.values()):
+        layers = " and ".join(f"the {name}'s {', '.join(found)}" for name, found in looking.items())
+        raise ConfigError(
+            f"batch.rows_at_once: {layers} must see all samples of a replica at once; take more replicas, or a network "
+            "without such layers in its generator or its critic"
+        )
+    for regularizer in run.regularizers:
+        if not regularizer.by_row:
+            raise ConfigError(
+                f"batch.rows_at_once: regularizer {name_of(regularizer)} must see all samples at once; set "
+                "batch.rows_at_once=null"
+            )
+    for name, network in networks.items():
+        made = layers_that_make_weights(network)
+        if run.exact and made and not looking[name]:
+            raise ConfigError(
+                f"batch.rows_at_once: exact replicas cannot sum the gradients of weights that the {name}'s "
+                f"{', '.join(made)} compute at every call; set it to null, or exact=false"
+            )
+    largest = -(-run.batch.size // run.batch.cells)
+    if run.exact and at_once < largest:
+        raise ConfigError(
+            f"batch.rows_at_once: {at_once} is less than one of exact replicas' {run.batch.cells} cells, which has "
+            f"{largest} samples; set it to {largest} or more, or batch.cells higher"
+        )
+
+
 def _check_places(run: Run) -> None:
     """Raise ConfigError for a URI that nothing answers to, or that carries credentials."""
     places = {
@@ -115,9 +154,8 @@ def _check_places(run: Run) -> None:
         )
 
 
-def _critics(run: Run) -> list[tuple[torch.nn.Module, int]]:
+def _critics(run: Run) -> list[tuple[nn.Module, int]]:
     """Critics, and how many numbers each gives an image."""
-    run.task.generator(run.network, run.image)
     critics = run.critics.critics(run.task, run.network, run.image)
     for regularizer in run.regularizers:
         regularizer.prepare(critics)

@@ -61,6 +61,12 @@ class Batch(Options):
     size: int = Field(64, ge=1, description="samples in the global batch, over all replicas")
     shards: int = Field(1, ge=1, description="parts of the batch with statistics of their own (the paper's TPU: 8)")
     cells: int = Field(8, ge=1, description="parts that exact replicas hold whole, so that sums have one order")
+    rows_at_once: int | None = Field(
+        None,
+        ge=1,
+        description="samples that a replica sends through its networks at once, to save memory; the result is that of "
+        "all at once [default: all]",
+    )
 
 
 class DataSet(Options):
@@ -175,6 +181,7 @@ class Run(Options):
         """
         chosen = {key: value for key, value in dump(self).items() if key not in EXECUTION_KEYS | {"start_from"}}
         chosen["data"] = {"transform": chosen["data"]["transform"]}
+        del chosen["batch"]["rows_at_once"]
         if not self.exact:  # Runs of before there was a choice have the same name.
             del chosen["exact"], chosen["batch"]["cells"]
         return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:16]

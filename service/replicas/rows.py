@@ -11,9 +11,9 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -37,6 +37,12 @@ class RowSet:
 
     def __len__(self) -> int:
         return len(self.numbers)
+
+    def between(self, start: int, stop: int) -> RowSet:
+        """Some neighbouring ones of them: those at these places."""
+        ends = list(itertools.accumulate(self.cells))
+        inside = [max(0, min(stop, end) - max(start, end - count)) for end, count in zip(ends, self.cells, strict=True)]
+        return RowSet(self.numbers[start:stop], self.first + start, tuple(inside))
 
     def subsampled(self, kept: slice, every: int) -> RowSet:
         """Those of them whose number is a multiple, counted anew."""
@@ -64,6 +70,25 @@ class Shown(NamedTuple):
     group_size: int
 
 
+class AtOnce(NamedTuple):
+    """At most so many rows of a pass go through a network in one call; None: all of them."""
+
+    generator: int | None = None
+    critic: int | None = None
+
+
+class Present(NamedTuple):
+    """What rows and their draws depend on at one moment of a step."""
+
+    step: Tensor
+    size: int
+    group_size: int
+    own_rows: RowSet
+    part: str
+    shown: Shown
+    layer_calls: Counter[tuple[str, int]]
+
+
 class Rows:
     """One step's rows. `start` opens a step, `passes` says what a network is about to be shown.
 
@@ -78,6 +103,8 @@ class Rows:
 
     Attributes:
         own_rows: the rows that this replica has of one pass.
+        arithmetic: what networks compute within (`service.replicas.products`).
+        at_once: how many of them go through a network in one call (`service.replicas.microbatches`).
     """
 
     def __init__(
@@ -95,6 +122,8 @@ class Rows:
         self.seed = seed
         self.device = device
         self.dtype = dtype
+        self.arithmetic: AbstractContextManager[Any] = nullcontext()
+        self.at_once = AtOnce()
         self._place = place or (lambda first, count, size: torch.arange(first, first + count, device=device))
         self.step = self.scalar(0)
         self.own_rows = RowSet(torch.arange(0, device=device), 0, (0,))
@@ -133,6 +162,28 @@ class Rows:
         self._shown = Shown(numbers, tuple(rows), first * self.shards, self.shards, self.group_size)
 
     @property
+    def present(self) -> Present:
+        """What `at` goes back to."""
+        return Present(
+            self.step, self.size, self.group_size, self.own_rows, self._part, self._shown, self._layer_calls.copy()
+        )
+
+    @contextmanager
+    def at(self, present: Present) -> Iterator[None]:
+        """Within, rows and draws are what they were, or would be, then."""
+        before = self.present
+        self.become(present)
+        try:
+            yield
+        finally:
+            self.become(before)
+
+    def become(self, present: Present) -> None:
+        """Go back, or on, to another moment."""
+        self.step, self.size, self.group_size, self.own_rows, self._part, self._shown, calls = present
+        self._layer_calls = calls.copy()
+
+    @property
     def rows(self) -> Tensor:
         """(N,) the numbers of the rows that networks are being shown."""
         return self._shown.numbers
@@ -152,7 +203,7 @@ class Rows:
 
         Networks that follow the batch are then shown those rows alone.
         """
-        before = self.size, self.group_size, self.own_rows, self._part
+        before = self.present
         kept = slice(-self.own_rows.first % every, None, every)
         self.size, self.group_size = self.size // every, self.group_size // every
         self.own_rows = self.own_rows.subsampled(kept, every)
@@ -161,7 +212,7 @@ class Rows:
             with self.passes(self.own_rows):
                 yield kept
         finally:
-            self.size, self.group_size, self.own_rows, self._part = before
+            self.become(before._replace(layer_calls=self._layer_calls))
 
     @contextmanager
     def drawing_at(self, step: int) -> Iterator[None]:

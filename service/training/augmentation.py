@@ -20,9 +20,13 @@ class Augmentation(Options):
     Draws are keyed by the rows. Partners of a pair are treated alike, images of other domains each for itself.
     """
 
-    flip: float = Field(0.0, ge=0, le=1, description="how likely an image is mirrored, left to right")
+    flip: float = Field(0.0, ge=0, le=1, description="probability that a real image is mirrored, left to right")
     jitter: float = Field(
-        1.0, ge=1, le=4, description="how much larger images are made before they are cut; Pix2Pix 1.117, CycleGAN 1.12"
+        1.0,
+        ge=1,
+        le=4,
+        description="factor by which real images are enlarged before a random part of the old size is cut out; "
+        "Pix2Pix 1.117, CycleGAN 1.12",
     )
 
     def of(self, samples: Samples, batch: GlobalBatch) -> Samples:

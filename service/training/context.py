@@ -15,6 +15,7 @@ from service.losses.terms import Distance
 from service.models.networks import ImageShape, Network
 from service.replicas.accelerators import Accelerator
 from service.replicas.global_batch import GlobalBatch
+from service.replicas.microbatches import by_microbatch
 from service.tasks import Made, Samples, Task
 from service.training.critics.critic_set import CriticRole
 from service.training.critics.image_pool import Pools
@@ -74,10 +75,17 @@ class TrainingContext:
         """Of all losses of what is made, beside the adversarial ones."""
         return (*self.task.terms, *self.terms)
 
-    def make(self, generator: nn.Module, draw: Mapping[str, Tensor], real: Samples) -> Made:
-        """What the generator makes, with all terms of it."""
+    def make(self, generator: nn.Module, draw: Mapping[str, Tensor], real: Samples, distances: bool = True) -> Made:
+        """What the generator makes, with the task's terms of it and, if they are wanted, all others."""
+
+        def make(given: tuple[Mapping[str, Tensor], Samples]) -> Made:
+            return self._make(generator, *given, distances)
+
+        return by_microbatch(make, (draw, real), self.batch, self.batch.at_once.generator, generator)
+
+    def _make(self, generator: nn.Module, draw: Mapping[str, Tensor], real: Samples, distances: bool) -> Made:
         made = self.task.make(generator, draw, real)
-        if not self.terms:
+        if not (self.terms and distances):
             return made
         targets = self.task.seen(real) if self.task.needs_pairs else {}
         terms = dict(made.terms)

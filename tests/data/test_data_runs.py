@@ -141,6 +141,7 @@ def test_a_damaged_shard_ends_the_run_and_names_itself(
     assert "restore it, or ingest it again" in err
 
 
+@pytest.mark.long
 def test_damaged_blocks_are_replaced_counted_and_logged_if_the_recipe_says_so(
     broken: Location, tmp_path: Path, ray_cluster: tuple[str, str]
 ) -> None:

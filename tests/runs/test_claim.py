@@ -5,6 +5,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pytest
 from mlflow import MlflowClient
 
 from tests.conftest import ROOT, train_command
@@ -45,6 +46,7 @@ def test_who_comes_second_gets_one_line(tmp_path: Path, ray_cluster: tuple[str, 
     assert f"going on from step {newest}" in out
 
 
+@pytest.mark.long
 def test_who_was_taken_over_stops_at_once_and_writes_nothing(tmp_path: Path, ray_cluster: tuple[str, str]) -> None:
     words = options(tmp_path, "name=lost", "steps=100000", "checkpoints.every=50000", "logging.samples_every=50000")
     first = train_command("digits", *words, address=ray_cluster[0])

@@ -4,11 +4,14 @@ import os
 import signal
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import train_command
 from tests.patience import PATIENCE, wait_until
 from tests.runs.test_runs import options, replicas
 
 
+@pytest.mark.long
 def test_a_replica_that_dies_while_it_starts_is_started_again(tmp_path: Path, ray_cluster: tuple[str, str]) -> None:
     """Three of the cluster's four places are taken: what the dead ones have reserved must be free again."""
     words = options(tmp_path, "replicas=3", "name=early", "steps=10", "logging.samples_every=10")

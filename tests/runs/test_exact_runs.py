@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 import torch
 
 from service.artifacts import checkpoints
@@ -9,6 +10,7 @@ from service.replicas.exact.arithmetic import fingerprint
 from tests.runs.test_runs import STEPS, final, options, train
 
 
+@pytest.mark.long
 def test_three_replicas_have_the_bits_of_one(tmp_path: Path, ray_cluster: tuple[str, str]) -> None:
     for replicas in (1, 3):
         words = options(tmp_path, "exact=true", f"replicas={replicas}", f"name=on-{replicas}")

@@ -18,6 +18,7 @@ from tests.patience import PATIENCE, wait_until
 from tests.runs.test_runs import final, options, replicas, train
 
 
+@pytest.mark.long
 def test_a_stopped_replica_is_ended_and_the_run_goes_on(tmp_path: Path, ray_cluster: tuple[str, str]) -> None:
     code, _, err = train("digits", *options(tmp_path, "replicas=2", "name=whole"), address=ray_cluster[0])
     assert code == 0, err

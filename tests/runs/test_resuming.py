@@ -56,6 +56,7 @@ def test_a_run_without_a_checkpoint_says_so(storage: Path, ray_cluster: tuple[st
     assert "there is no checkpoint: beginning at the first step" in out
 
 
+@pytest.mark.long
 def test_stopping_the_whole_terminal_after_a_checkpoint_does_not_lose_it(tmp_path: Path) -> None:
     """Ctrl-C there reaches every process of a local cluster at once."""
     words = [word for word in options(tmp_path, "name=group", "cluster.address=local") if not word.startswith("steps=")]

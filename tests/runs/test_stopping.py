@@ -52,7 +52,9 @@ def resumed_is_undisturbed(storage: Path, name: str, address: str) -> None:
     assert steps == logged(storage, "whole"), "every metric once"
 
 
-@pytest.mark.parametrize(("sent", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("sent", "code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.long)]
+)
 def test_a_run_that_is_stopped_keeps_its_step(
     tmp_path: Path, ray_cluster: tuple[str, str], sent: signal.Signals, code: int
 ) -> None:
@@ -72,6 +74,7 @@ def test_a_run_that_is_stopped_keeps_its_step(
         resumed_is_undisturbed(tmp_path, "told", ray_cluster[0])
 
 
+@pytest.mark.long
 def test_stopping_the_whole_terminal_keeps_the_step(tmp_path: Path) -> None:
     """Ctrl-C there reaches every process of a local cluster at once."""
     words = endless(tmp_path, "replicas=2", "name=group", "cluster.address=local")
@@ -97,6 +100,7 @@ def test_before_the_first_step_there_is_nothing_to_keep(tmp_path: Path, ray_clus
     assert len(err.splitlines()) == 1 and "selfgan train resume=early storage=" in err
 
 
+@pytest.mark.long
 def test_checkpoints_are_made_by_the_clock_on_all_replicas(tmp_path: Path, ray_cluster: tuple[str, str]) -> None:
     words = endless(tmp_path, "replicas=2", "name=clock", "checkpoints.minutes=0.02", "checkpoints.keep=100")
     command = train_command("digits", *words, address=ray_cluster[0])
@@ -107,6 +111,7 @@ def test_checkpoints_are_made_by_the_clock_on_all_replicas(tmp_path: Path, ray_c
     assert command.returncode == 130, err
 
 
+@pytest.mark.long
 def test_an_announced_end_of_a_node_costs_no_step(tmp_path: Path) -> None:
     """The run is on other nodes before the announced time has come."""
     with nodes(1, 1, 1) as cluster:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from pydantic import Field
 from torch import Tensor, nn
@@ -10,6 +13,7 @@ from torch.nn.utils.parametrize import register_parametrization
 
 from service.losses.regularizers import Regularizer
 from service.models.blocks import EqualisedConv, EqualisedLinear
+from service.models.rows_apart import ChangedByCalls
 
 
 class SpectralNorm(Regularizer):
@@ -29,12 +33,25 @@ class SpectralNorm(Regularizer):
                 register_parametrization(module, "weight", _Normed(module.weight, self.iterations, outputs, eps=1e-12))
 
 
-class _Normed(parametrizations._SpectralNorm):
+class _Normed(parametrizations._SpectralNorm, ChangedByCalls):
     """torch's, but for its ``vdot``, for which XLA would go back to the host in the middle of a step."""
+
+    _vectors: tuple[Tensor, Tensor] | None = None
 
     def forward(self, weight: Tensor) -> Tensor:
         matrix = self._reshape_weight_to_matrix(weight)
-        if self.training:
+        if self.training and self._vectors is None:
             self._power_method(matrix, self.n_power_iterations)
-        left, right = self._u.clone(), self._v.clone()  # Which the next pass changes before this one's gradient.
+        left, right = self._vectors or self.last_call()  # Copies: the next pass comes before this one's gradient.
         return weight / torch.dot(left, torch.mv(matrix, right))
+
+    def last_call(self) -> tuple[Tensor, Tensor]:
+        return self._u.clone(), self._v.clone()
+
+    @contextmanager
+    def again(self, call: tuple[Tensor, Tensor]) -> Iterator[None]:
+        self._vectors = call
+        try:
+            yield
+        finally:
+            self._vectors = None

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -51,7 +52,35 @@ class ByCell:
 
     def to_rows(self, weight: Tensor) -> Tensor:
         """(K,) -> (N, K): the same for each row; its gradient is summed over cells."""
-        return self._batch.to_rows(weight)
+        given = self._gradients.one_for_each_cell(weight)
+        rows: Tensor = _CellsToRows.apply(given, self._batch.layout)  # type: ignore[no-untyped-call]
+        return rows
+
+
+class _CellsToRows(torch.autograd.Function):
+    """(cells, K), the same of each, -> (N, K) rows."""
+
+    @staticmethod
+    def forward(ctx: Any, of_cells: Tensor, layout: Layout) -> Tensor:
+        ctx.layout = layout
+        return of_cells[0].expand(layout.rows, -1)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return _RowsToCells.apply(gradient, ctx.layout), None  # type: ignore[no-untyped-call]
+
+
+class _RowsToCells(torch.autograd.Function):
+    """(N, K) rows -> (cells, K), of each cell the sum."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, layout: Layout) -> Tensor:
+        ctx.layout = layout
+        return tree_sum(layout.sums(rows))
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient.index_select(0, ctx.layout.cell_of_row(gradient.device)), None
 
 
 @dataclass(frozen=True)
@@ -93,7 +122,9 @@ class RowsByCell:
                 [product.to_weight(*lot, weight) if len(lot[1]) else torch.zeros_like(weight) for lot in lots]
             )
 
-        return self._best(at_once, by_cell, (product, "to weight"), gradient, rows, weight)
+        if not layout.present:
+            return weight.new_zeros(layout.cells, *weight.shape)
+        return layout.placed(self._best(at_once, by_cell, (product, "to weight"), gradient, rows, weight))
 
     def to_bias(self, gradient: Tensor) -> Tensor:
         return tree_sum(self.layout.sums(gradient))
@@ -112,7 +143,7 @@ class RowsByCell:
         """The faster way whose bits are right, if one is."""
         ways = at_once, by_cell
         shapes = tuple(None if one is None else (one.shape, one.dtype) for one in given)
-        key = (what, shapes, self.layout.lengths, torch.get_num_threads())
+        key = (what, shapes, self.layout.lengths, len(self.layout.present), torch.get_num_threads())
         if key not in self.chosen:
             with torch.no_grad():
                 self.chosen[key] = _choose(ways, given)

@@ -30,19 +30,25 @@ class Layout:
         rows: how many there are.
         groups: of all passes.
         cells: this replica's.
-        runs: by cell, its rows in each pass, as slices of those shown.
+        present: those of them from the first to the last that has rows among these.
+        runs: by present cell, its rows in each pass, as slices of those shown.
         lengths: of the pieces, each once.
     """
 
     def __init__(self, shown: Shown, cells: int) -> None:
         self.cells, self.groups = cells, len(shown.sets) * shown.shards
         self.pieces: list[Piece] = []
-        self.runs: list[list[slice]] = [[] for _ in range(cells)]
+        counts = [sum(of_cell) for of_cell in zip(*(rows.cells for rows in shown.sets), strict=True)]
+        filled = [cell for cell, count in enumerate(counts) if count]
+        self.present = range(filled[0], filled[-1] + 1) if filled else range(0)
+        self.runs: list[list[slice]] = [[] for _ in self.present]
         start = 0
         for number, rows in enumerate(shown.sets):
-            for cell, (low, high) in enumerate(_bounds(rows)):
+            bounds = list(_bounds(rows))
+            for place, cell in enumerate(self.present):
+                low, high = bounds[cell]
                 begin = start + low - rows.first
-                self.runs[cell].append(slice(begin, begin + high - low))
+                self.runs[place].append(slice(begin, begin + high - low))
                 for a, b, group in _by_group(low, high, shown.group_size):
                     offset = start - rows.first
                     self.pieces.append(Piece(offset + a, offset + b, number * shown.shards + group, cell))
@@ -54,12 +60,12 @@ class Layout:
     @property
     def even(self) -> bool:
         """Whether every cell has as many rows in every group, each a pass of its own."""
-        return len(self.lengths) == 1 and len(self.pieces) == self.groups * self.cells
+        return len(self.lengths) == 1 and len(self.pieces) == self.groups * len(self.present)
 
     def sums(self, values: Tensor) -> Tensor:
         """(N, K) -> (groups, cells, K): of each cell, the sum of its rows in each group, in the tree's order."""
         if self.even:
-            return tree_sum(values.view(self.groups, self.cells, -1, values.shape[1]), 2)
+            return self.placed(tree_sum(values.view(self.groups, len(self.present), -1, values.shape[1]), 2), 1)
         found = values.new_zeros(self.groups, self.cells, values.shape[1])
         for start, stop, group, cell in self.pieces:
             if stop > start:
@@ -71,19 +77,35 @@ class Layout:
         if self.groups == 1:
             return statistics.expand(self.rows, -1)
         if self._group_of_row is None:
-            lengths = torch.tensor([piece.stop - piece.start for piece in self.pieces])
-            groups = torch.tensor([piece.group for piece in self.pieces])
-            self._group_of_row = groups.repeat_interleave(lengths).to(statistics.device)
+            self._group_of_row = self._of_rows([piece.group for piece in self.pieces], statistics.device)
         return statistics.index_select(0, self._group_of_row)
 
+    def cell_of_row(self, device: torch.device) -> Tensor:
+        """(N,), of each row the cell."""
+        return self._of_rows([piece.cell for piece in self.pieces], device)
+
+    def _of_rows(self, of_pieces: list[int], device: torch.device) -> Tensor:
+        lengths = torch.tensor([piece.stop - piece.start for piece in self.pieces])
+        return torch.tensor(of_pieces).repeat_interleave(lengths).to(device)
+
+    def placed(self, of_cells: Tensor, dim: int = 0) -> Tensor:
+        """What was computed of each present cell, as what was of each cell: zeros of those without rows."""
+        if len(self.present) == self.cells:
+            return of_cells
+        shape = [*of_cells.shape]
+        shape[dim] = self.cells
+        whole = of_cells.new_zeros(shape)
+        whole.narrow(dim, self.present.start, len(self.present)).copy_(of_cells)
+        return whole
+
     def blocks(self, values: Tensor) -> list[Tensor]:
-        """(N, ...) -> of each cell, its rows of all passes."""
+        """(N, ...) -> of each present cell, its rows of all passes."""
         return [values[runs[0]] if len(runs) == 1 else torch.cat([values[run] for run in runs]) for runs in self.runs]
 
     def stacked(self, values: Tensor) -> Tensor:
-        """As `blocks`, (cells, n, ...), where the layout is even."""
-        passes = values.view(self.groups, self.cells, -1, *values.shape[1:])
-        return passes.transpose(0, 1).reshape(self.cells, -1, *values.shape[1:])
+        """As `blocks`, (present cells, n, ...), where the layout is even."""
+        passes = values.view(self.groups, len(self.present), -1, *values.shape[1:])
+        return passes.transpose(0, 1).reshape(len(self.present), -1, *values.shape[1:])
 
 
 def _bounds(rows: RowSet) -> Iterator[tuple[int, int]]:

@@ -40,7 +40,7 @@ class Replica:
 
     def __init__(self, run: Run, accelerator: Accelerator, *loaders: Loader) -> None:
         self._run, self._accelerator = run, accelerator
-        self._batch, self._arithmetic = new_batch(run, accelerator, max(loader.most for loader in loaders))
+        self._batch = new_batch(run, accelerator, max(loader.most for loader in loaders))
         self._real = RealSamples(run, accelerator, self._batch, loaders)
         self._pools = Pools(run.task.pool, self._batch)
         self.generator, self.critics = new_networks(run, self._batch)
@@ -74,7 +74,7 @@ class Replica:
             self._run.optimizer.schedule(optimizer, step)
         if self._run.network.last_stage(self._run.image):
             self._grow(step)
-        with self._arithmetic:
+        with self._batch.arithmetic:
             metrics = self._stepper.step(step, lambda number: self._real.open(step, number))
         if self._average:
             self._average.follow(step)

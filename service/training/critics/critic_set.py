@@ -31,7 +31,9 @@ class CriticSet(Options):
 
     count: int = Field(1, ge=1, description="critics at each scale")
     scales: int = Field(1, ge=1, description="scales, each half the size of the one before")
-    pooling: Literal["max", "average"] = Field("max", description="how images are made smaller")
+    pooling: Literal["max", "average"] = Field(
+        "max", description="make images smaller by the largest (max) or the average of neighbouring pixels"
+    )
 
     def roles(self, games: Sequence[str]) -> dict[str, CriticRole]:
         """By the critics' names; the first of a game has the game's name."""
@@ -47,7 +49,7 @@ class CriticSet(Options):
         return [shape for shape in shapes if min(shape) > 0]
 
     def check(self, network: Network, image: ImageShape) -> None:
-        """Raise ValueError, with the reason, if the network cannot run_critic the smallest images."""
+        """Raise ValueError, with the reason, if the network cannot judge the smallest images."""
         if self.scales == 1:
             return
         if network.last_stage(image):

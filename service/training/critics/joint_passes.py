@@ -25,7 +25,7 @@ def with_frozen_critic(
         logits: Tensor = functional_call(critic, frozen, inputs)
         return logits
 
-    on_fake = run_critic(held, views[:1], rows[:1], batch, GENERATED)
+    on_fake = run_critic(critic, views[:1], rows[:1], batch, GENERATED, held)
     others = run_critic(critic, views[1:], rows[1:], batch, SHOWN_REAL)
     outputs, kinds = torch.cat([on_fake.outputs, others.outputs]), torch.cat([on_fake.kinds, others.kinds])
     return CriticOutputs(outputs, kinds, rows, GENERATED)

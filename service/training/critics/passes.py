@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from service.losses.objectives import Scores
 from service.replicas.global_batch import GlobalBatch
+from service.replicas.microbatches import by_microbatch
 from service.replicas.rows import RowSet
 from service.tasks import View
 
@@ -34,16 +35,28 @@ class CriticOutputs(NamedTuple):
 
 
 def run_critic(
-    critic: Callable[..., Tensor], views: Sequence[View], rows: Sequence[RowSet], batch: GlobalBatch, first: int
+    critic: nn.Module,
+    views: Sequence[View],
+    rows: Sequence[RowSet],
+    batch: GlobalBatch,
+    first: int,
+    call: Callable[..., Tensor] | None = None,
 ) -> CriticOutputs:
     """Several passes in one call: what looks at the batch keeps their statistics apart.
 
     Args:
         first: the first pass's number.
+        call: how it is called [default: as modules are].
     """
+
+    def outputs_of(view: View) -> Tensor:
+        given = [view.images] if view.given is None else [view.images, view.given]
+        outputs: Tensor = (call or critic)(*given)
+        return outputs
+
     view = joined(views)
     with batch.passes(*rows, first=first):
-        outputs = critic(view.images) if view.given is None else critic(view.images, view.given)
+        outputs = by_microbatch(outputs_of, view, batch, batch.at_once.critic, critic)
     kinds = outputs.new_ones(len(outputs), 1) if view.kinds is None else view.kinds
     return CriticOutputs(outputs, kinds, rows, first)
 

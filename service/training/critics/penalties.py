@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from service.losses.regularizers import Regularizer
 from service.replicas.global_batch import GlobalBatch
+from service.replicas.microbatches import by_microbatch
 from service.tasks import View
 from service.training.critics.passes import run_critic
 
@@ -34,13 +35,21 @@ def penalties(
         for place, (game, critic) in enumerate(critics.items()):
             if not is_due:
                 continue
-
-            def logits(view: View, critic: nn.Module = critic, first: int = number + place) -> Tensor:
-                outputs = run_critic(critic, [view], [batch.own_rows], batch, first).outputs
-                return outputs[:, : outputs.shape[1] - heads]
-
-            with batch.passes(batch.own_rows, first=number + place):
-                penalty = regularizer.penalty(logits, fakes[game], reals[game], batch)
+            penalty = _penalty(regularizer, critic, (fakes[game], reals[game]), heads, batch, number + place)
             if penalty is not None:
                 total = total + penalty / len(critics)
     return total
+
+
+def _penalty(
+    regularizer: Regularizer, critic: nn.Module, views: tuple[View, View], heads: int, batch: GlobalBatch, number: int
+) -> Tensor | None:
+    def logits(view: View) -> Tensor:
+        outputs = run_critic(critic, [view], [batch.own_rows], batch, number).outputs
+        return outputs[:, : outputs.shape[1] - heads]
+
+    def penalty(views: tuple[View, View]) -> Tensor | None:
+        return regularizer.penalty(logits, *views, batch)
+
+    with batch.passes(batch.own_rows, first=number):
+        return by_microbatch(penalty, views, batch, batch.at_once.critic, critic)

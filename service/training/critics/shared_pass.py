@@ -11,14 +11,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-
-from service.models.minibatch import MinibatchLayer
-from service.models.norms import SwitchableNorm
+from torch import Tensor
 
 #: How small the critic's gradient may be beside the generator's: nothing that its weights would notice.
 _LEAST = 1e-12
-_LOOK_AT_THE_BATCH = (nn.BatchNorm1d, nn.BatchNorm2d, MinibatchLayer, SwitchableNorm)
 
 
 def scaled(images: Tensor, ratio: list[Tensor]) -> Tensor:
@@ -32,11 +28,6 @@ def twice(outputs: Tensor, ratio: list[Tensor]) -> tuple[Tensor, Tensor]:
     assert outputs.shape[1] == 1, "more than one number for an image"
     of_generator, of_critic = _Twice.apply(outputs, ratio)  # type: ignore[no-untyped-call]
     return of_generator, of_critic
-
-
-def looks_at_the_batch(critic: nn.Module) -> bool:
-    """Whether what it says of an image depends on the others, as with batch norm. Of a network for one device."""
-    return any(isinstance(module, _LOOK_AT_THE_BATCH) for module in critic.modules())
 
 
 class _Scaled(torch.autograd.Function):

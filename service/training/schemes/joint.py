@@ -17,6 +17,7 @@ from pipelines.components import name_of, resolve
 from service.losses.balances import TERMS, Balance
 from service.losses.balances.loss import LossBalance
 from service.losses.objectives import Objective, Scores
+from service.models.rows_apart import layers_that_look_at_the_batch
 from service.replicas.rows import RowSet
 from service.tasks import Samples, View
 from service.training.context import TrainingContext
@@ -30,7 +31,6 @@ from service.training.critics.passes import (
     run_critic,
 )
 from service.training.critics.penalties import penalties
-from service.training.critics.shared_pass import looks_at_the_batch
 from service.training.health.divergence import Divergence
 from service.training.schemes import Read, Scheme, Stepper
 
@@ -70,7 +70,7 @@ class Joint(Scheme):
             )
 
     def check_critic(self, critic: nn.Module, outputs: int) -> None:
-        if self.passes == "two" and (outputs > 1 or looks_at_the_batch(critic)):
+        if self.passes == "two" and (outputs > 1 or layers_that_look_at_the_batch(critic)):
             raise ValueError(
                 "scheme.passes two: the critic must give each image one number, and not look at the batch; set "
                 "scheme.passes=three, or network.critic_batch_norm=false where that is what does"
