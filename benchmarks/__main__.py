@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 
-from benchmarks import data, exact, kills, passes, replicas, startup, step, weights
+from benchmarks import data, exact, kills, memory, passes, replicas, startup, step, weights
 
 ALL: dict[str, Callable[..., None]] = {
     "step": step.main,
@@ -17,6 +17,7 @@ ALL: dict[str, Callable[..., None]] = {
     "weights": weights.main,
     "replicas": replicas.main,
     "exact": exact.main,
+    "memory": memory.main,
     "startup": startup.main,
     "kills": kills.main,
     "ingest": data.on_photographs(data.ingesting),

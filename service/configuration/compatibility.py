@@ -104,22 +104,18 @@ def _check_rows_at_once(run: Run, generator: nn.Module, critics: Sequence[nn.Mod
     if at_once is None:
         return
     networks = {"generator": generator, "critic": nn.ModuleList(critics)}
-    looking = {name: layers_that_look_at_the_batch(network) for name, network in networks.items()}
-    if all(looking.values()):
-        layers = " and ".join(f"the {name}'s {', '.join(found)}" for name, found in looking.items())
-        raise ConfigError(
-            f"batch.rows_at_once: {layers} must see all samples of a replica at once; take more replicas, or a network "
-            "without such layers in its generator or its critic"
-        )
-    for regularizer in run.regularizers:
-        if not regularizer.by_row:
+    for name, network in networks.items():
+        looking = layers_that_look_at_the_batch(network)
+        penalties = [name_of(one) for one in run.regularizers if one.penalises] if name == "critic" else []
+        if looking and (run.exact or penalties):
+            why = "exact replicas" if run.exact else f"the {penalties[0]} regularizer"
             raise ConfigError(
-                f"batch.rows_at_once: regularizer {name_of(regularizer)} must see all samples at once; set "
-                "batch.rows_at_once=null"
+                f"batch.rows_at_once: with {why}, the {name}'s {', '.join(looking)} must see all samples at once; "
+                "set it to null"
             )
     for name, network in networks.items():
         made = layers_that_make_weights(network)
-        if run.exact and made and not looking[name]:
+        if run.exact and made:
             raise ConfigError(
                 f"batch.rows_at_once: exact replicas cannot sum the gradients of weights that the {name}'s "
                 f"{', '.join(made)} compute at every call; set it to null, or exact=false"

@@ -43,6 +43,10 @@ class PixelNorm(nn.Module):
 class Groups(Protocol):
     """What a statistic over the batch is taken over."""
 
+    @property
+    def first_told(self) -> bool:
+        """Whether the last means are news, and not told again for another part of the same rows."""
+
     def group_means(self, values: Tensor) -> Tensor:
         """(N, K) -> (groups, K), the means of each group's rows."""
 
@@ -55,6 +59,8 @@ class Groups(Protocol):
 
 class _OneGroup:
     """All rows at hand."""
+
+    first_told = True
 
     def group_means(self, values: Tensor) -> Tensor:
         return values.mean(0, keepdim=True)
@@ -110,9 +116,12 @@ class SwitchableNorm(nn.Module):
             return self.running_mean[None], self.running_var[None]
         means, seconds = self.groups.group_means(torch.cat([mean, second], 1)).chunk(2, 1)
         variances = seconds - means.square()
-        with torch.no_grad():
-            for of_group, var_of_group in zip(means, variances, strict=True):
-                self.running_mean.lerp_(of_group, self.momentum)
-                self.running_var.lerp_(var_of_group, self.momentum)
+        if self.groups.first_told:
+            self._track(means.detach(), variances.detach())
         row_means, row_variances = self.groups.per_row(torch.cat([means, variances], 1)).chunk(2, 1)
         return row_means, row_variances
+
+    def _track(self, means: Tensor, variances: Tensor) -> None:
+        for of_group, var_of_group in zip(means, variances, strict=True):
+            self.running_mean.lerp_(of_group, self.momentum)
+            self.running_var.lerp_(var_of_group, self.momentum)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
@@ -17,17 +14,14 @@ from service.models.norms import SwitchableNorm
 _LOOK_AT_THE_BATCH = (nn.BatchNorm1d, nn.BatchNorm2d, MinibatchLayer, SwitchableNorm)
 
 
-class ChangedByCalls(ABC):
-    """A layer that every call changes, as spectral norm's power iteration does. A call can be made again."""
+class ChangedByCalls:
+    """A layer that every call changes, as spectral norm's power iteration does.
 
-    @abstractmethod
-    def last_call(self) -> Any:
-        """What `again` takes."""
+    Attributes:
+        keep_in: while it is a list, calls are one call made again: it holds what the first one found, if there was one.
+    """
 
-    @abstractmethod
-    @contextmanager
-    def again(self, call: Any) -> Iterator[None]:
-        """Within, calls give what that one gave, and change nothing."""
+    keep_in: list[Any] | None = None
 
 
 def layers_that_make_weights(network: nn.Module) -> list[str]:

@@ -3,13 +3,17 @@
 What a network leaves behind for its gradient is thrown away, and computed again, one micro-batch after the other, when
 the gradient is taken; losses see the outputs of all rows. So memory follows the micro-batch, and the batch, which is
 part of the algorithm, stays as large as the recipe has it. Keyed noise makes the second pass equal to the first.
+
+Layers that look at the batch cost more: for each of them, all micro-batches first go through the network as far as it,
+for its statistic; then comes the next. A statistic's own gradient goes the same way back.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -19,6 +23,7 @@ from torch.utils.checkpoint import checkpoint
 
 from service.models.rows_apart import ChangedByCalls
 from service.replicas.rows import Present, Rows, RowSet
+from service.replicas.statistics import Known, NeedsAllRowsError, Statistic
 
 Given = TypeVar("Given")
 Made = TypeVar("Made")
@@ -41,66 +46,104 @@ class Microbatch(NamedTuple):
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
-def by_microbatch(
-    function: Callable[[Given], Made], given: Given, batch: Rows, most: int | None, network: nn.Module
-) -> Made:
-    """What `function` makes of the rows that networks are being shown, at most so many rows of each pass at a time.
+def by_microbatch(function: Callable[[Given], Made], given: Given, batch: Rows, network: nn.Module) -> Made:
+    """What `function` makes of the rows that networks are being shown, `batch.rows_at_once` of each pass at a time.
 
     Args:
-        function: looks at each row alone. It is called again when gradients are taken.
+        function: looks at each row alone, and asks the batch for all else. It is called several times.
         given: tensors (N, ...), in tuples and dicts, with None where one is missing.
         network: that it calls.
 
     Returns:
         Likewise.
     """
-    microbatches = split(batch.present.shown.sets, most)
+    microbatches = split(batch.present.shown.sets, batch.rows_at_once)
     if len(microbatches) == 1:
         return function(given)
     leaves, structure = pytree.tree_flatten(given)
+    rows = [[None if leaf is None else part.of(leaf) for leaf in leaves] for part in microbatches]
     begun, call = batch.present, _Call(network)
-    found: list[list[Tensor | None]] = []
-    for microbatch in microbatches:
-
-        def made(*values: Tensor | None, shown: Present = _shown(begun, microbatch)) -> tuple[Made, Present]:  # noqa: B008
-            with batch.at(shown), call:
-                return function(pytree.tree_unflatten(values, structure)), batch.present
-
-        rows = [None if leaf is None else microbatch.of(leaf) for leaf in leaves]
-        result, after = _checkpointed(made, rows, batch) if torch.is_grad_enabled() else made(*rows)
-        values, shape = pytree.tree_flatten(result)
-        found.append(values)
-    batch.become(begun._replace(layer_calls=after.layer_calls))  # Layers were called once, by all micro-batches.
-    whole: Made = pytree.tree_unflatten([_joined(values, microbatches) for values in zip(*found, strict=True)], shape)
+    statistics: list[Statistic] = []
+    kept: list[Tensor] = []
+    while True:
+        runs = [
+            _Run(
+                function, structure, batch, call, _shown(begun, part), partial(Known, tuple(statistics), kept, part.of)
+            )
+            for part in microbatches
+        ]
+        made = [run.repeatably(*values) for run, values in zip(runs, rows, strict=True)]
+        flat, (shape, *_) = zip(*(pytree.tree_flatten(values) for values in made), strict=True)
+        joined = [_joined(values, microbatches) for values in zip(*flat, strict=True)]
+        asked = runs[0].asked
+        if asked is None:
+            break
+        (values,), (take, by_row) = joined, asked
+        assert values is not None
+        statistics.append(Statistic(take(values), by_row))
+    batch.become(begun._replace(layer_calls=runs[0].layer_calls))  # Layers were called once, by all micro-batches.
+    whole: Made = pytree.tree_unflatten(joined, shape)
     return whole
 
 
-def _checkpointed(function: Callable[..., Made], rows: Sequence[Tensor | None], batch: Rows) -> Made:
-    def contexts() -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
-        # Gradients are taken outside of all of torch's modes, so what is computed again then enters them anew.
-        return nullcontext(), batch.arithmetic
+class _Run:
+    """One micro-batch's call of a function, which can be made again.
 
-    made: Made = checkpoint(function, *rows, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)
-    return made
+    Attributes:
+        asked: how to take the statistic that ended it, from the values that it gave, and whether that is by row.
+        layer_calls: of the batch, after it.
+    """
+
+    def __init__(
+        self,
+        function: Callable[[Any], Any],
+        structure: pytree.TreeSpec,
+        batch: Rows,
+        call: _Call,
+        shown: Present,
+        known: Callable[[], Known],
+    ) -> None:
+        self._function, self._structure, self._batch = function, structure, batch
+        self._call, self._shown, self._known = call, shown, known
+        self.asked: tuple[Callable[[Tensor], Tensor], bool] | None = None
+        self.layer_calls = shown.layer_calls
+
+    def repeatably(self, *rows: Tensor | None) -> Any:
+        """What the function makes of the rows; what it leaves for gradients is computed again then."""
+        if not torch.is_grad_enabled():
+            return self(*rows)
+        return checkpoint(self, *rows, use_reentrant=False, preserve_rng_state=False, context_fn=self._contexts)
+
+    def _contexts(self) -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
+        """Gradients are taken outside of all of torch's modes, so what is computed again then enters them anew."""
+        return nullcontext(), self._batch.arithmetic
+
+    def __call__(self, *rows: Tensor | None) -> Any:
+        with self._batch.at(self._shown._replace(known=self._known())), self._call:
+            try:
+                return self._function(pytree.tree_unflatten(rows, self._structure))
+            except NeedsAllRowsError as question:
+                self.asked = question.take, question.by_row
+                return question.values
+            finally:
+                self.layer_calls = self._batch.present.layer_calls
 
 
 class _Call:
-    """One call of a network, in several parts, which may be done again: layers that calls change, change once."""
+    """A call of a network, made in many runs: layers that are changed by calls are changed once."""
 
     def __init__(self, network: nn.Module) -> None:
-        self._layers = [module for module in network.modules() if isinstance(module, ChangedByCalls)]
-        self._first: list[Any] | None = None
-        self._repeating = ExitStack()
+        self._kept: list[tuple[ChangedByCalls, list[Any]]] = [
+            (module, []) for module in network.modules() if isinstance(module, ChangedByCalls)
+        ]
 
     def __enter__(self) -> None:
-        if self._first is not None:
-            for layer, call in zip(self._layers, self._first, strict=True):
-                self._repeating.enter_context(layer.again(call))
+        for layer, kept in self._kept:
+            layer.keep_in = kept
 
     def __exit__(self, *raised: object) -> None:
-        self._repeating.close()
-        if self._first is None:
-            self._first = [layer.last_call() for layer in self._layers]
+        for layer, _ in self._kept:
+            layer.keep_in = None
 
 
 def split(sets: Sequence[RowSet], most: int | None) -> list[Microbatch]:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from service.replicas import randomness
+from service.replicas.statistics import Known
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,13 +71,6 @@ class Shown(NamedTuple):
     group_size: int
 
 
-class AtOnce(NamedTuple):
-    """At most so many rows of a pass go through a network in one call; None: all of them."""
-
-    generator: int | None = None
-    critic: int | None = None
-
-
 class Present(NamedTuple):
     """What rows and their draws depend on at one moment of a step."""
 
@@ -87,6 +81,7 @@ class Present(NamedTuple):
     part: str
     shown: Shown
     layer_calls: Counter[tuple[str, int]]
+    known: Known | None
 
 
 class Rows:
@@ -104,7 +99,8 @@ class Rows:
     Attributes:
         own_rows: the rows that this replica has of one pass.
         arithmetic: what networks compute within (`service.replicas.products`).
-        at_once: how many of them go through a network in one call (`service.replicas.microbatches`).
+        rows_at_once: how many rows of a pass go through a network in one call (`service.replicas.microbatches`).
+        known: the statistics that layers are told, which are being shown a micro-batch; None: they see all rows.
     """
 
     def __init__(
@@ -123,7 +119,8 @@ class Rows:
         self.device = device
         self.dtype = dtype
         self.arithmetic: AbstractContextManager[Any] = nullcontext()
-        self.at_once = AtOnce()
+        self.rows_at_once: int | None = None
+        self.known: Known | None = None
         self._place = place or (lambda first, count, size: torch.arange(first, first + count, device=device))
         self.step = self.scalar(0)
         self.own_rows = RowSet(torch.arange(0, device=device), 0, (0,))
@@ -164,9 +161,8 @@ class Rows:
     @property
     def present(self) -> Present:
         """What `at` goes back to."""
-        return Present(
-            self.step, self.size, self.group_size, self.own_rows, self._part, self._shown, self._layer_calls.copy()
-        )
+        calls = self._layer_calls.copy()
+        return Present(self.step, self.size, self.group_size, self.own_rows, self._part, self._shown, calls, self.known)
 
     @contextmanager
     def at(self, present: Present) -> Iterator[None]:
@@ -180,7 +176,7 @@ class Rows:
 
     def become(self, present: Present) -> None:
         """Go back, or on, to another moment."""
-        self.step, self.size, self.group_size, self.own_rows, self._part, self._shown, calls = present
+        self.step, self.size, self.group_size, self.own_rows, self._part, self._shown, calls, self.known = present
         self._layer_calls = calls.copy()
 
     @property

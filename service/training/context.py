@@ -81,7 +81,7 @@ class TrainingContext:
         def make(given: tuple[Mapping[str, Tensor], Samples]) -> Made:
             return self._make(generator, *given, distances)
 
-        return by_microbatch(make, (draw, real), self.batch, self.batch.at_once.generator, generator)
+        return by_microbatch(make, (draw, real), self.batch, generator)
 
     def _make(self, generator: nn.Module, draw: Mapping[str, Tensor], real: Samples, distances: bool) -> Made:
         made = self.task.make(generator, draw, real)

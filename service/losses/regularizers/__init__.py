@@ -19,9 +19,9 @@ class Regularizer(Component):
     """Shapes a critic when it is built, adds to its loss, or mends its weights. The default does nothing."""
 
     @property
-    def by_row(self) -> bool:
-        """Whether the penalty of each sample depends on that sample alone."""
-        return True
+    def penalises(self) -> bool:
+        """Whether it has a penalty."""
+        return type(self).penalty is not Regularizer.penalty
 
     def prepare(self, critics: nn.ModuleDict) -> None:
         """Change new critics, which are by game."""

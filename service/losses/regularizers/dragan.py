@@ -24,10 +24,6 @@ class DRAGAN(Regularizer):
     noise: Literal["uniform", "normal"] = "uniform"
     scale: float = Field(0.5, gt=0)
 
-    @property
-    def by_row(self) -> bool:
-        return self.noise == "normal"
-
     def penalty(self, critic: Critic, fake: View, real: View, batch: GlobalBatch) -> Tensor:
         images, pixels = real.images, real.images.shape[1:].numel()
         if self.noise == "normal":

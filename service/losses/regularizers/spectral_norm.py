@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 from pydantic import Field
 from torch import Tensor, nn
@@ -36,22 +33,14 @@ class SpectralNorm(Regularizer):
 class _Normed(parametrizations._SpectralNorm, ChangedByCalls):
     """torch's, but for its ``vdot``, for which XLA would go back to the host in the middle of a step."""
 
-    _vectors: tuple[Tensor, Tensor] | None = None
-
     def forward(self, weight: Tensor) -> Tensor:
         matrix = self._reshape_weight_to_matrix(weight)
-        if self.training and self._vectors is None:
-            self._power_method(matrix, self.n_power_iterations)
-        left, right = self._vectors or self.last_call()  # Copies: the next pass comes before this one's gradient.
+        if self.keep_in:
+            left, right = self.keep_in[0]
+        else:
+            if self.training:
+                self._power_method(matrix, self.n_power_iterations)
+            left, right = self._u.clone(), self._v.clone()  # Which the next pass changes before this one's gradient.
+            if self.keep_in is not None:
+                self.keep_in.append((left, right))
         return weight / torch.dot(left, torch.mv(matrix, right))
-
-    def last_call(self) -> tuple[Tensor, Tensor]:
-        return self._u.clone(), self._v.clone()
-
-    @contextmanager
-    def again(self, call: tuple[Tensor, Tensor]) -> Iterator[None]:
-        self._vectors = call
-        try:
-            yield
-        finally:
-            self._vectors = None

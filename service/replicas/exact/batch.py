@@ -60,7 +60,7 @@ class ExactBatch(GlobalBatch):
         table[:, self.own_cells.start : self.own_cells.stop] += partial  # Added to zero, as others' are: no -0.
         return tree_sum(self.collective.sum_over_replicas(table), 1)
 
-    def group_means(self, values: Tensor, count_per_row: int = 1) -> Tensor:
+    def _group_means(self, values: Tensor, count_per_row: int) -> Tensor:
         summed: Tensor = _SumRows.apply(values, self, self.layout)  # type: ignore[no-untyped-call]
         return summed / (self.group_size * count_per_row)
 
@@ -72,7 +72,7 @@ class ExactBatch(GlobalBatch):
     def to_rows(self, values: Tensor) -> Tensor:
         return self.per_row(values.expand(self.groups, -1))
 
-    def over_groups(self, values: Tensor, statistic: Callable[[Tensor], Tensor]) -> Tensor:
+    def _over_groups(self, values: Tensor, statistic: Callable[[Tensor], Tensor]) -> Tensor:
         places = self.rows - self._first_group * self.group_size
         everyone = _gathered(placed(values, places, self.groups * self.group_size), self)
         found = torch.cat([statistic(group) for group in everyone.chunk(self.groups)])

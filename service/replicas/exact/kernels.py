@@ -3,13 +3,12 @@
 What a kernel computes for a row may depend on how many rows it is given, and on the number of threads. What counts
 here is what one thread computes of one cell. A product is tried with random values when it is first met: where all rows
 at once, on all threads, have the same bits, as is the rule for convolutions, they are taken at once from then on.
-Where cells have not all as many rows, they are always taken one by one.
+Where they have not, or cells have not all as many rows, each thread takes cells.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +18,7 @@ from torch import Tensor
 from service.replicas.exact.batch import ExactBatch
 from service.replicas.exact.gradients import WeightGradients
 from service.replicas.exact.layout import Layout
+from service.replicas.exact.side_by_side import SideBySide, one_thread
 from service.replicas.exact.tree import tree_sum
 from service.replicas.products import Product
 
@@ -41,14 +41,15 @@ class ByCell:
 
     def __init__(self, batch: ExactBatch, gradients: WeightGradients) -> None:
         self._batch, self._gradients = batch, gradients
-        self._chosen: dict[tuple[object, ...], int | None] = {}
+        self._chosen: dict[tuple[object, ...], bool] = {}
+        self._threads = SideBySide()
 
     def of(self, rows: Tensor) -> RowsByCell:
         """How to compute with the rows that networks are being shown."""
         layout = self._batch.layout
         if len(rows) != layout.rows:
             raise ValueError(f"exact: a layer is given {len(rows)} rows, where the batch has {layout.rows} here")
-        return RowsByCell(layout, self._gradients, self._chosen)
+        return RowsByCell(layout, self._gradients, self._chosen, self._threads)
 
     def to_rows(self, weight: Tensor) -> Tensor:
         """(K,) -> (N, K): the same for each row; its gradient is summed over cells."""
@@ -88,12 +89,14 @@ class RowsByCell:
     """Rows of one layout; a `RowSums`.
 
     Attributes:
-        chosen: by product, shapes and the cells' sizes, the way that was found to be right.
+        chosen: by product, shapes and the cells' sizes, whether all at once was found to be right.
+        threads: compute cells.
     """
 
     layout: Layout
     gradients: WeightGradients
-    chosen: dict[tuple[object, ...], int | None]
+    chosen: dict[tuple[object, ...], bool]
+    threads: SideBySide
 
     def given(self, weight: Tensor) -> Tensor:
         return self.gradients.one_for_each_cell(weight)
@@ -106,7 +109,7 @@ class RowsByCell:
             runs = [rows[piece.start : piece.stop] for piece in self.layout.pieces if piece.stop > piece.start]
             if not runs:
                 return product(rows, weight, bias)
-            return torch.cat([product(_aligned(run), weight, bias) for run in runs])
+            return torch.cat(self.threads.map(lambda run: product(_aligned(run), weight, bias), runs))
 
         return self._best(product, by_cell, product, rows, weight, bias)
 
@@ -116,11 +119,14 @@ class RowsByCell:
         def at_once(gradient: Tensor, rows: Tensor, weight: Tensor) -> Tensor:
             return product.to_weights(layout.stacked(gradient), layout.stacked(rows), weight)
 
+        def of_cell(gradient: Tensor, rows: Tensor, weight: Tensor) -> Tensor:
+            if not len(rows):
+                return torch.zeros_like(weight)
+            return product.to_weight(_aligned(gradient), _aligned(rows), weight)
+
         def by_cell(gradient: Tensor, rows: Tensor, weight: Tensor) -> Tensor:
-            lots = zip(map(_aligned, layout.blocks(gradient)), map(_aligned, layout.blocks(rows)), strict=True)
-            return torch.stack(
-                [product.to_weight(*lot, weight) if len(lot[1]) else torch.zeros_like(weight) for lot in lots]
-            )
+            lots = zip(layout.blocks(gradient), layout.blocks(rows), strict=True)
+            return torch.stack(self.threads.map(lambda lot: of_cell(*lot, weight), lots))
 
         if not layout.present:
             return weight.new_zeros(layout.cells, *weight.shape)
@@ -130,60 +136,39 @@ class RowsByCell:
         return tree_sum(self.layout.sums(gradient))
 
     def _best(self, at_once: _Way, by_cell: _Way, what: object, *given: Tensor | None) -> Tensor:
-        """All at once, or cell by cell, by all threads, if that gives the bits of cell by cell by one thread."""
+        """All at once, on all threads, if that gives the bits of cell by cell, on one thread each."""
         given = tuple(None if one is None else _aligned(one) for one in given)
         # Where cells are uneven, which rows fall together changes from step to step, and with it what a trial shows.
-        way = self._tried(at_once, by_cell, what, given) if self.layout.even else None
-        if way is not None:
-            return way(*given)
-        with one_thread():
+        if not self.layout.even:
             return by_cell(*given)
-
-    def _tried(self, at_once: _Way, by_cell: _Way, what: object, given: Sequence[Tensor | None]) -> _Way | None:
-        """The faster way whose bits are right, if one is."""
-        ways = at_once, by_cell
         shapes = tuple(None if one is None else (one.shape, one.dtype) for one in given)
         key = (what, shapes, self.layout.lengths, len(self.layout.present), torch.get_num_threads())
         if key not in self.chosen:
             with torch.no_grad():
-                self.chosen[key] = _choose(ways, given)
-        number = self.chosen[key]
-        return None if number is None else ways[number]
+                self.chosen[key] = _same_bits(at_once, by_cell, given)
+        return at_once(*given) if self.chosen[key] else by_cell(*given)
 
 
-def _choose(ways: Sequence[_Way], given: Sequence[Tensor | None]) -> int | None:
-    """The number of the first way, by all threads, that gives the bits of the last one by one; None if none does."""
+def _same_bits(at_once: _Way, by_cell: _Way, given: Sequence[Tensor | None]) -> bool:
+    """Whether one way gives the bits that the other gives on one thread, of random values."""
     device = next(one.device for one in given if one is not None)
     generator = torch.Generator(device).manual_seed(0)
-    left = list(range(len(ways)))
     compared = 0
     for _ in range(_MOST_TRIALS):
         # Weights too: a bias of zeros would hide where a kernel adds it.
         tried = [None if one is None else torch.empty_like(one).normal_(generator=generator) for one in given]
         with one_thread():
-            right = ways[-1](*tried)
-        left = [number for number in left if torch.equal(ways[number](*tried), right)]
+            right = by_cell(*tried)
+        if not torch.equal(at_once(*tried), right):
+            return False
         compared += right.numel()
-        if compared >= _COMPARED or not left:
+        if compared >= _COMPARED:
             break
-    return left[0] if left else None
+    return True
 
 
 def _aligned(values: Tensor) -> Tensor:
     """The same, laid out as new tensors are: kernels may depend on strides, and on where memory begins."""
-    values = values.contiguous()
+    # Where a dimension is 1, its stride may be anything: convolutions would take some for another order of channels.
+    values = values.contiguous().flatten().view(values.shape)
     return values.clone() if values.data_ptr() % _ALIGNMENT else values
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Within, the CPU's kernels run on one thread."""
-    before = torch.get_num_threads()
-    if before == 1:
-        yield
-        return
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -85,8 +85,8 @@ class Layout:
         return self._of_rows([piece.cell for piece in self.pieces], device)
 
     def _of_rows(self, of_pieces: list[int], device: torch.device) -> Tensor:
-        lengths = torch.tensor([piece.stop - piece.start for piece in self.pieces])
-        return torch.tensor(of_pieces).repeat_interleave(lengths).to(device)
+        lengths = torch.tensor([piece.stop - piece.start for piece in self.pieces], dtype=torch.int64)
+        return torch.tensor(of_pieces, dtype=torch.int64).repeat_interleave(lengths).to(device)
 
     def placed(self, of_cells: Tensor, dim: int = 0) -> Tensor:
         """What was computed of each present cell, as what was of each cell: zeros of those without rows."""

@@ -26,9 +26,12 @@ def new_batch(run: Run, accelerator: Accelerator, most: int) -> GlobalBatch:
     if run.exact:
         settle(device)
         exact = ExactBatch(*shape, run.batch.cells, accelerator.rank)
-        exact.arithmetic = ExactLayers(ByCell(exact, WeightGradients(collective, run.batch.cells, accelerator.rank)))
-        return exact
-    batch = GlobalBatch(*shape)
-    if run.dtype == "bfloat16":
-        batch.arithmetic = Products(AtOnce())
+        gradients = WeightGradients(collective, run.batch.cells, accelerator.rank)
+        exact.arithmetic = ExactLayers(ByCell(exact, gradients))
+        batch: GlobalBatch = exact
+    else:
+        batch = GlobalBatch(*shape)
+        if run.dtype == "bfloat16":
+            batch.arithmetic = Products(AtOnce())
+    batch.rows_at_once = run.batch.rows_at_once
     return batch

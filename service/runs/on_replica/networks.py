@@ -11,11 +11,9 @@ from torch import nn
 from torch.nn.parameter import UninitializedParameter
 
 from service.configuration.config import Run
-from service.models.rows_apart import layers_that_look_at_the_batch
 from service.replicas.exact.layers import check_exact
 from service.replicas.global_batch import GlobalBatch
 from service.replicas.global_layers import follow_global_batch
-from service.replicas.rows import AtOnce
 from service.training.precision.bfloat16 import in_bfloat16
 
 
@@ -31,10 +29,6 @@ def new_networks(run: Run, batch: GlobalBatch) -> tuple[nn.Module, nn.ModuleDict
     for network in (generator, critics):
         if any(isinstance(parameter, UninitializedParameter) for parameter in network.parameters()):
             raise TypeError("lazy layers take their weights at their first call, when no seed is set; give them sizes")
-    at_once = run.batch.rows_at_once
-    batch.at_once = AtOnce(
-        *(None if layers_that_look_at_the_batch(network) else at_once for network in (generator, critics))
-    )
     generator = follow_global_batch(generator, batch, "generator")
     follow_global_batch(critics, batch, "critic")
     if run.exact:

@@ -56,7 +56,7 @@ def run_critic(
 
     view = joined(views)
     with batch.passes(*rows, first=first):
-        outputs = by_microbatch(outputs_of, view, batch, batch.at_once.critic, critic)
+        outputs = by_microbatch(outputs_of, view, batch, critic)
     kinds = outputs.new_ones(len(outputs), 1) if view.kinds is None else view.kinds
     return CriticOutputs(outputs, kinds, rows, first)
 

@@ -52,4 +52,4 @@ def _penalty(
         return regularizer.penalty(logits, *views, batch)
 
     with batch.passes(batch.own_rows, first=number):
-        return by_microbatch(penalty, views, batch, batch.at_once.critic, critic)
+        return by_microbatch(penalty, views, batch, critic)
