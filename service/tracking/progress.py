@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -36,6 +36,7 @@ class Status:
     """What is on the status. Times are those of the driver's machine, in seconds since the epoch.
 
     Attributes:
+        replicas: how many this attempt is on.
         ready_at: when this attempt began.
         moved_at: when the last step of this attempt was done; None before its first, and when its steps are over.
         clock: when this was read, by a clock that nobody sets, as the epoch's may jump.
@@ -47,6 +48,7 @@ class Status:
     said: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     attempts: int = 0
+    replicas: int = 0
     began: int = 0
     ready_at: float = 0.0
     moved_at: float | None = None
@@ -57,6 +59,7 @@ class Status:
     replaced_rows: int = 0
     hopeless: str | None = None
     asked: bool = False
+    growing: bool = False
     noticed: set[str] = field(default_factory=set)
 
 
@@ -66,9 +69,10 @@ class StatusActor:
     def __init__(self) -> None:
         self._posted = Status()
 
-    def start(self, step: int) -> int:
-        """An attempt begins at `step`; returns the how-manieth it is."""
+    def start(self, step: int, replicas: int = 1) -> int:
+        """An attempt on so many replicas begins at `step`; returns the how-manieth it is."""
         self._posted.attempts += 1
+        self._posted.replicas, self._posted.growing = replicas, False
         self._posted.ready_at, self._posted.moved_at = time.time(), None
         self._posted.since = time.monotonic()
         self._posted.step = self._posted.began = step
@@ -114,9 +118,15 @@ class StatusActor:
         """The run is to checkpoint at the end of its step, and to leave."""
         self._posted.asked = True
 
-    def asked(self) -> bool:
-        """Whether it is."""
-        return self._posted.asked
+    def grow(self, attempt: int) -> None:
+        """There is room for more replicas than this attempt is on, which is to leave for them after a checkpoint."""
+        self._posted.growing = attempt == self._posted.attempts
+
+    def leave(self) -> Literal["asked", "room"] | None:
+        """Why the run is to leave now, if it is."""
+        if self._posted.asked:
+            return "asked"
+        return "room" if self._posted.growing else None
 
     def notice(self, nodes: Sequence[str]) -> bool:
         """The end of nodes is announced; returns whether one of them is news."""

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import ray
+import ray.train
 from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 from ray.train.v2.api.exceptions import ControllerError
 
@@ -34,7 +35,9 @@ class Fit:
 
     def __call__(self) -> Any:
         run = SimpleNamespace(steps=10, cluster=SimpleNamespace(patience_seconds=1, max_failures=0))
-        at: Any = SimpleNamespace(prepared=SimpleNamespace(run=run, going_on="go on"))
+        scaling = ray.train.ScalingConfig(num_workers=1)
+        replicas, prepared = SimpleNamespace(scaling=scaling), SimpleNamespace(run=run, going_on="go on")
+        at: Any = SimpleNamespace(prepared=prepared, replicas=replicas)
         leaving, say = SimpleNamespace(remote=lambda: 0), SimpleNamespace(remote=self.said.append)
         status = SimpleNamespace(leaving=leaving, say=say)
         return fitting.fit(at, lambda _: None, status, None, self.signals)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import socket
 from collections import Counter
@@ -189,7 +190,10 @@ def _check_chips(run: Run, chips: int) -> None:
 def _scaling(run: Run, each: dict[str, float]) -> ray.train.ScalingConfig:
     least = run.cluster.min_replicas
     return ray.train.ScalingConfig(
-        num_workers=(least, run.replicas) if least else run.replicas, use_gpu="GPU" in each, resources_per_worker=each
+        num_workers=(least, run.replicas) if least else run.replicas,
+        use_gpu="GPU" in each,
+        resources_per_worker=each,
+        elastic_resize_monitor_interval_s=math.inf,  # It would end replicas without a word: see `room`.
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -21,16 +21,23 @@ from service.configuration.config import storage_root
 from service.configuration.tree import dump
 from service.runs.driver.failures import RunError, first_line
 from service.runs.driver.preparation import Started
+from service.runs.driver.room import Room
 from service.runs.driver.signals import Interrupted, Signals
 from service.runs.driver.watchdog import Watchdog
 from service.runs.on_replica.agreement import Left
 from service.runs.on_replica.outputs import Job
+from service.tracking.progress import Status
 
 #: Which checkpoints Ray Train believes that there are. It refuses to start where one of them is gone.
 _RAYS_NOTES = "checkpoint_manager_snapshot.json"
 _LOOK_SECONDS = 0.5
 _ABORT_SECONDS = 20.0
+_MOVES = {
+    "preempted": "a node is to go: step {step:,} is kept, and the run goes on elsewhere",
+    "room": "there is room for more replicas: step {step:,} is kept, and the run goes on with them",
+}
 Validation = Callable[[Job], ray.train.ValidationConfig]
+Look = Callable[[Status], None]
 
 
 def fit(
@@ -51,12 +58,12 @@ def fit(
     """
     signals = signals or Signals()
     run = at.prepared.run
-    watchdog = Watchdog(status, run.steps, run.cluster.patience_seconds)
+    looks = Watchdog(status, run.steps, run.cluster.patience_seconds).look, Room(status, at.replicas.scaling).look
     deaths, told = 0, False
     while True:
         try:
             begun = ray.get(status.leaving.remote())
-            returned = _returned(_trainer(at, main, status, validation), status, signals, watchdog, begun)
+            returned = _returned(_trainer(at, main, status, validation), status, signals, looks, begun)
         except ray.train.TrainingFailedError as error:
             deaths += _died_at_start(error)
             again = run.cluster.max_failures < 0 or deaths <= run.cluster.max_failures
@@ -78,7 +85,7 @@ def fit(
             return returned
         if signals.caught is not None or returned.why == "asked":
             raise Interrupted(at.prepared.going_on, signals.caught or Interrupted().code)
-        status.say.remote(f"a node is to go: step {returned.step:,} is kept, and the run goes on elsewhere")
+        status.say.remote(_MOVES[returned.why].format(step=returned.step))
 
 
 class _Quiet:
@@ -98,14 +105,15 @@ class _XlaTrainer(_Quiet, DataParallelTrainer):  # type: ignore[misc]
     pass
 
 
-def _returned(trainer: Any, status: Any, signals: Signals, watchdog: Watchdog, begun: int) -> Any:
+def _returned(trainer: Any, status: Any, signals: Signals, looks: Sequence[Look], begun: int) -> Any:
     """What the replicas return. They are watched meanwhile, as this thread waits for Ray and hears signals.
 
     Args:
+        looks: are called with the status now and then.
         begun: how many attempts there were before.
     """
     done = threading.Event()
-    arguments = done, status, signals, watchdog, begun
+    arguments = done, status, signals, looks, begun
     watching = threading.Thread(target=_watch, args=arguments, daemon=True, name="watching")
     signals.patient = True
     watching.start()
@@ -122,13 +130,14 @@ def _returned(trainer: Any, status: Any, signals: Signals, watchdog: Watchdog, b
         watching.join()
 
 
-def _watch(done: threading.Event, status: Any, signals: Signals, watchdog: Watchdog, begun: int) -> None:
-    """Until `done`: end what hangs, and hand on the first signal."""
+def _watch(done: threading.Event, status: Any, signals: Signals, looks: Sequence[Look], begun: int) -> None:
+    """Until `done`: look after the replicas, and hand on the first signal."""
     told = False
     while not done.wait(_LOOK_SECONDS):
         try:
             posted = ray.get(status.read.remote(), timeout=_ABORT_SECONDS)
-            watchdog.look(posted)
+            for look in looks:
+                look(posted)
             if signals.caught is None or told:
                 continue
             told = True

@@ -19,7 +19,7 @@ _MEET_SECONDS = 1.0
 #: How many times as many steps may lie before the next meeting as before the last one.
 _GROWTH = 2
 
-Why = Literal["asked", "preempted"]
+Why = Literal["asked", "preempted", "room"]
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,8 @@ class Left:
     """A replica that has left the run before its end, after a checkpoint.
 
     Attributes:
-        why: somebody asked for it, or a node's end was announced and the run is to go on elsewhere.
+        why: somebody asked for it, or a node's end was announced and the run is to go on elsewhere, or there is room
+            for more replicas.
     """
 
     step: int
@@ -84,8 +85,8 @@ class Agreement:
         now = time.monotonic()
         steps = steps_to_meeting(step - self._last, now - self._met)
         self._met = now
-        if ray.get(self._status.asked.remote()):
-            return Wish(leave="asked"), steps
+        if why := ray.get(self._status.leave.remote()):
+            return Wish(leave=why), steps
         if notice is not None and ray.get(self._status.notice.remote(notice.preempted_node_ids)):
             return Wish(leave="preempted"), steps
         due = self._checkpoint_seconds is not None and now - self._checkpointed >= self._checkpoint_seconds

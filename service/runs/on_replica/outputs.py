@@ -52,8 +52,9 @@ class RayOutputs:
         self._agreement = Agreement(job.status, minutes and minutes * 60, start)
         if not chief:
             return
+        replicas = ray.train.get_context().get_world_size()
         name = Location.of(job.folder).path.rpartition("/")[2]
-        self._gauges = Gauges(name, run.recipe, ray.get(job.status.start.remote(start)))
+        self._gauges = Gauges(name, run.recipe, ray.get(job.status.start.remote(start, replicas)))
         self._folder = local_folder(job.folder, job.tracking_run)
         self._tracker = Tracker(job.tracking_uri, job.tracking_run, Journal(self._folder / "metrics.jsonl"))
         self._best = best.read(Location.of(job.folder))
