@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import uuid
 from collections.abc import Iterator
@@ -14,6 +15,8 @@ from pyarrow import fs
 from pipelines.components import ConfigError
 from pipelines.storage import object_store
 
+#: What os.link raises where a file system has none: FAT, many network shares and object stores that are mounted.
+_NO_HARD_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
 #: How the names of files end that are not complete.
 PARTIAL = ".partial"
 
@@ -153,7 +156,13 @@ class Location:
     def create(self, content: bytes) -> bool:
         """Write the file unless it is there, atomically where that can be done; returns whether it was written.
 
-        It can be done on local disks and on S3. Elsewhere two writers at the same moment both believe they won.
+        It can be done on local disks and on S3. Elsewhere two writers at the same moment both believe they won. On a
+        disk without hard links one writer wins too, but others can see the file empty for a moment, and so it stays if
+        the writer dies in that.
+
+        Raises:
+            ConfigError: the object store has no conditional puts.
+            OSError: the storage refuses.
         """
         if self.is_local:
             partial = self._write_partial(content)
@@ -161,6 +170,10 @@ class Location:
                 os.link(partial, self.path)  # Unlike a move, this fails where the name is taken.
             except FileExistsError:
                 return False
+            except OSError as error:
+                if error.errno not in _NO_HARD_LINKS:
+                    raise
+                return _create_exclusively(self.path, content)
             finally:
                 os.unlink(partial)
             return True
@@ -206,6 +219,21 @@ class Location:
         with self.filesystem.open_output_stream(partial, compression=None) as stream:
             stream.write(content)
         return partial
+
+
+def _create_exclusively(path: str, content: bytes) -> bool:
+    """Write a file unless it is there. The name is taken first, and the content comes then."""
+    try:
+        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+    except FileExistsError:
+        return False
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(content)
+    except BaseException:
+        os.unlink(path)
+        raise
+    return True
 
 
 def _files(infos: list[fs.FileInfo]) -> Iterator[fs.FileInfo]:

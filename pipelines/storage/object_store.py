@@ -19,6 +19,8 @@ from pipelines.components import ConfigError
 
 #: What a URI may say behind its question mark.
 _OPTIONS = frozenset({"endpoint_override", "scheme", "region"})
+#: What it answers where the name is taken, or is being taken, and where it does not know conditional puts.
+_TAKEN, _NOT_IMPLEMENTED = (409, 412), 501
 _ATTEMPTS = 10
 _CONNECT_SECONDS, _READ_SECONDS = 5.0, 20.0
 
@@ -81,7 +83,8 @@ class Store:
         It is looked for beforehand as well: not every server that speaks S3 heeds the condition of a put.
 
         Raises:
-            OSError: the store refuses or cannot be reached.
+            ConfigError: the store has no conditional puts.
+            OSError: it refuses or cannot be reached.
         """
         bucket, _, key = path.partition("/")
         with _as_os_error(path):
@@ -91,7 +94,13 @@ class Store:
             try:
                 self._client.put_object(Bucket=bucket, Key=key, Body=content, IfNoneMatch="*")
             except ClientError as error:
-                if error.response["ResponseMetadata"]["HTTPStatusCode"] not in (409, 412):
+                status = error.response["ResponseMetadata"]["HTTPStatusCode"]
+                if status == _NOT_IMPLEMENTED:
+                    raise ConfigError(
+                        f"s3://{path}: the store has no conditional puts (it answers {status} to If-None-Match), "
+                        "without which two writers both believe to be alone; use another store, or a folder on a disk"
+                    ) from error
+                if status not in _TAKEN:
                     raise
                 # A put whose answer was lost is repeated, and then finds what it has written itself.
                 return bool(self._client.get_object(Bucket=bucket, Key=key)["Body"].read() == content)

@@ -21,6 +21,7 @@ from tests.patience import PATIENCE, wait_until
 
 KEY, SECRET, BUCKET = "test-key", "test-secret-that-nobody-may-see", "bucket"
 _SLOW_DOWN = b"<?xml version='1.0'?><Error><Code>SlowDown</Code><Message>Reduce your request rate.</Message></Error>"
+_NOT_IMPLEMENTED = b"<?xml version='1.0'?><Error><Code>NotImplemented</Code><Message>A header...</Message></Error>"
 STALL_SECONDS = 2.0
 
 
@@ -78,9 +79,13 @@ class FaultyProxy:
         refused: share of requests that are answered with 503.
         cut: share of answers with a body that end in the middle of it.
         stalled: share of answers that come two seconds late.
+        conditional: whether it knows conditional puts.
     """
 
-    def __init__(self, backend: str, refused: float = 0.0, cut: float = 0.0, stalled: float = 0.0) -> None:
+    def __init__(
+        self, backend: str, refused: float = 0.0, cut: float = 0.0, stalled: float = 0.0, conditional: bool = True
+    ) -> None:
+        self._conditional = conditional
         self.faults: Counter[str] = Counter()
         self.requests = 0
         self._backend = urlsplit(backend).netloc
@@ -110,6 +115,9 @@ class FaultyProxy:
 
     def handle(self, request: BaseHTTPRequestHandler) -> None:
         body = _body(request)
+        if request.headers.get("If-None-Match") and not self._conditional:
+            _answer(request, 501, {"Content-Type": "application/xml"}, _NOT_IMPLEMENTED)
+            return
         fault = self._draw()
         if fault == "refused":
             self.faults[fault] += 1

@@ -1,10 +1,14 @@
 """One at a time: leases that end, are abandoned, and are asked for by many."""
 
+import errno
+import os
 import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+import pytest
 
 from pipelines.storage.lease import lease
 from pipelines.storage.location import Location
@@ -55,6 +59,43 @@ def test_of_many_at_once_one_holds_it(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as threads:
         assert sum(threads.map(ask, range(8))) == 1
     assert most[0] == 1
+
+
+@pytest.fixture(params=[errno.EPERM, errno.ENOTSUP])
+def no_hard_links(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What FAT and many network shares answer."""
+
+    def refuse(*_: str) -> None:
+        raise OSError(request.param, "no such operation")
+
+    monkeypatch.setattr(os, "link", refuse)
+
+
+@pytest.mark.usefixtures("no_hard_links")
+def test_without_hard_links_one_of_many_holds_it_too(tmp_path: Path) -> None:
+    test_of_many_at_once_one_holds_it(tmp_path)
+    assert {file.name for file in tmp_path.iterdir()} == {"lease-00000001"}, "nothing else is left"
+    with lease(Location.of(str(tmp_path)), PATIENCE) as mine:
+        assert mine
+
+
+@pytest.mark.usefixtures("no_hard_links")
+def test_who_died_before_its_first_beat_is_taken_over(tmp_path: Path) -> None:
+    (tmp_path / "lease-00000001").touch()
+    with lease(Location.of(str(tmp_path)), PATIENCE) as mine:
+        assert mine
+
+
+def test_another_refusal_of_the_disk_is_not_taken_for_missing_links(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: str) -> None:
+        raise OSError(errno.EACCES, "permission denied")
+
+    monkeypatch.setattr(os, "link", refuse)
+    with pytest.raises(PermissionError), lease(Location.of(str(tmp_path)), PATIENCE):
+        pass
+    assert list(tmp_path.iterdir()) == []
 
 
 HOLDING = """

@@ -21,7 +21,8 @@ from pipelines.loading.blocks import Blocks
 from pipelines.loading.disk_cache import DiskCache
 from pipelines.loading.loader import Loader, open_loader
 from pipelines.storage.location import Location
-from tests.conftest import free_port, train
+from service.train import main
+from tests.conftest import called, free_port, train
 from tests.data.s3_servers import BUCKET, SECRET, FaultyProxy, environment, moto, rclone
 from tests.made_data import bedrooms, encoded, write_idx, write_zip
 
@@ -204,6 +205,14 @@ def test_faults_lose_and_repeat_nothing(faulty: FaultyProxy, tmp_path: Path) -> 
     print(f"\n{faulty.requests} requests, {dict(faulty.faults)}")
     assert sorted(seen) == list(range(2048))
     assert all(faulty.faults[fault] > 0 for fault, chance in faulty._chances.items() if chance)
+
+
+@pytest.mark.parametrize("faulty", [{"conditional": False}], indirect=True)
+def test_a_store_without_conditional_puts_is_told_in_one_line(faulty: FaultyProxy) -> None:
+    code, out, err = called(main, "digits", f"storage=s3://{BUCKET}/runs", "name=new")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    refused = f"error: s3://{BUCKET}/runs/.claims/new/lease-00000001: the store has no conditional puts (it answers 501"
+    assert err.startswith(refused)
 
 
 def test_a_missing_or_damaged_shard_names_itself(s3: str, tmp_path: Path) -> None:
