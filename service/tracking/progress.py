@@ -56,6 +56,7 @@ class Status:
     since: float = 0.0
     pulses: dict[int, Pulse] = field(default_factory=dict)
     first_step_at: float | None = None
+    failures: int = 0
     replaced_rows: int = 0
     hopeless: str | None = None
     asked: bool = False
@@ -111,6 +112,14 @@ class StatusActor:
             self.warn(warning)
 
     def give_up(self, reason: str) -> None:
+    def fail(self) -> None:
+        """A replica has failed, which counts among the failures that the run is allowed."""
+        self._posted.failures += 1
+
+    def failures(self) -> int:
+        """How often that was."""
+        return self._posted.failures
+
         """No other attempt at the run would do better."""
         self._posted.hopeless = self._posted.hopeless or reason
 

@@ -11,7 +11,15 @@ from ray.train.v2.api.exceptions import ControllerError
 
 from pipelines.exit_codes import ExitCode
 from service.runs.driver import fitting
+from service.runs.driver.failures import FailureCount
 from service.runs.driver.signals import Interrupted, Signals
+from service.tracking.progress import StatusActor
+
+
+class Announced(ray.exceptions.RayActorError):  # type: ignore[misc]  # Ray has no types.
+    """The death of a replica whose node was announced to go."""
+
+    preempted = True
 
 
 class Fit:
@@ -22,7 +30,8 @@ class Fit:
         self.signals, self._left, self._told_after = Signals(), waits, told_after
         monkeypatch.setattr(fitting, "_trainer", lambda *_: None)
         monkeypatch.setattr(fitting, "_returned", self._returned)
-        monkeypatch.setattr(fitting, "_give_places_back", lambda: None)
+        monkeypatch.setattr(fitting, "_give_places_back", lambda _: None)
+        monkeypatch.setattr(fitting, "placement_group_table", dict)
         monkeypatch.setattr(ray, "get", lambda found: found)
 
     def _returned(self, *_: Any) -> str:
@@ -38,9 +47,32 @@ class Fit:
         scaling = ray.train.ScalingConfig(num_workers=1)
         replicas, prepared = SimpleNamespace(scaling=scaling), SimpleNamespace(run=run, going_on="go on")
         at: Any = SimpleNamespace(prepared=prepared, replicas=replicas)
-        leaving, say = SimpleNamespace(remote=lambda: 0), SimpleNamespace(remote=self.said.append)
-        status = SimpleNamespace(leaving=leaving, say=say)
+        none, say = SimpleNamespace(remote=lambda: 0), SimpleNamespace(remote=self.said.append)
+        status = SimpleNamespace(leaving=none, failures=none, say=say)
         return fitting.fit(at, lambda _: None, status, None, self.signals)
+
+
+def test_failures_are_counted_through_all_that_ray_train_is_handed(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert [fitting._left(3, failures) for failures in (0, 1, 3, 4)] == [3, 2, 0, 0]
+    assert fitting._left(-1, 100) == -1
+    monkeypatch.setattr(ray, "get", lambda found: found)
+    status = StatusActor()
+    count = FailureCount(SimpleNamespace(fail=SimpleNamespace(remote=status.fail)))
+    count.after_exception(None, {0: ValueError(), 1: RuntimeError()})
+    count.after_exception(None, {0: ConnectionError(), 1: Announced()})
+    assert status.failures() == 1
+
+
+def test_only_what_replicas_have_reserved_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    job, other = "01000000", "02000000"
+    own, of_the_user, past, elsewhere = ("a1" * 14 + job, "b2" * 14 + job, "c3" * 14 + job, "d4" * 14 + other)
+    table = {name: {"state": "REMOVED" if name == past else "CREATED"} for name in (own, of_the_user, past, elsewhere)}
+    freed: list[str] = []
+    monkeypatch.setattr(fitting, "placement_group_table", lambda: table)
+    monkeypatch.setattr(fitting, "remove_placement_group", lambda group: freed.append(group.id.hex()))
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: SimpleNamespace(get_job_id=lambda: job))
+    fitting._give_places_back({of_the_user})
+    assert freed == [own]
 
 
 def test_waiting_for_room_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -19,7 +19,7 @@ from pipelines.storage.location import Location
 from service.artifacts import run_checkpoints
 from service.configuration.config import storage_root
 from service.configuration.tree import dump
-from service.runs.driver.failures import RunError, first_line
+from service.runs.driver.failures import FailureCount, RunError, first_line
 from service.runs.driver.preparation import Started
 from service.runs.driver.room import Room
 from service.runs.driver.signals import Interrupted, Signals
@@ -59,16 +59,17 @@ def fit(
     signals = signals or Signals()
     run = at.prepared.run
     looks = Watchdog(status, run.steps, run.cluster.patience_seconds).look, Room(status, at.replicas.scaling).look
+    others = set(placement_group_table())
     deaths, told = 0, False
     while True:
         try:
             begun = ray.get(status.leaving.remote())
-            returned = _returned(_trainer(at, main, status, validation), status, signals, looks, begun)
+            left = _left(run.cluster.max_failures, deaths + ray.get(status.failures.remote()))
+            returned = _returned(_trainer(at, main, status, validation, left), status, signals, looks, begun)
         except ray.train.TrainingFailedError as error:
             deaths += _died_at_start(error)
-            again = run.cluster.max_failures < 0 or deaths <= run.cluster.max_failures
-            if _no_room(error) or (_died_at_start(error) and again):
-                _give_places_back()
+            if _no_room(error) or (_died_at_start(error) and left):
+                _give_places_back(others)
                 if signals.caught is not None:
                     raise Interrupted(at.prepared.going_on, signals.caught) from error
                 if _no_room(error) and not told:
@@ -150,7 +151,14 @@ def _watch(done: threading.Event, status: Any, signals: Signals, looks: Sequence
             continue
 
 
-def _trainer(at: Started, main: Callable[[Job], Any], status: Any, validation: Validation | None) -> Any:
+def _left(allowed: int, failures: int) -> int:
+    """How many failures are left of those that a run is allowed, where -1 stands for any number."""
+    return allowed if allowed < 0 else max(0, allowed - failures)
+
+
+def _trainer(
+    at: Started, main: Callable[[Job], Any], status: Any, validation: Validation | None, max_failures: int
+) -> Any:
     prepared, run = at.prepared, at.prepared.run
     storage = Location.of(storage_root(run.storage))
     accelerator = at.replicas.accelerator
@@ -167,9 +175,8 @@ def _trainer(at: Started, main: Callable[[Job], Any], status: Any, validation: V
             name=prepared.name,
             storage_path=storage.path,
             storage_filesystem=None if storage.is_local else storage.filesystem,
-            failure_config=ray.train.FailureConfig(
-                run.cluster.max_failures, controller_failure_limit=0
-            ),  # `fit` tries.
+            failure_config=ray.train.FailureConfig(max_failures, controller_failure_limit=0),  # `fit` tries.
+            callbacks=[FailureCount(status)],
         ),
         validation_config=validation(job) if validation and run.evaluation.during_training else None,
     )
@@ -186,14 +193,14 @@ def _no_room(error: ray.train.TrainingFailedError) -> bool:
     return isinstance(getattr(error, "controller_failure", None), WorkerGroupStartupTimeoutError)
 
 
-def _give_places_back() -> None:
-    """Free what this job has reserved: where a replica dies while it starts, Ray Train forgets that and waits for room.
+def _give_places_back(others: Collection[str]) -> None:
+    """Free what replicas have reserved: where one dies while it starts, Ray Train forgets that and waits for room.
 
-    The id of a placement group ends with that of its job.
+    The id of a placement group ends with that of its job, which may have `others`.
     """
     job = ray.get_runtime_context().get_job_id()
     for name, described in placement_group_table().items():
-        if name.endswith(job) and described["state"] != "REMOVED":
+        if name.endswith(job) and name not in others and described["state"] != "REMOVED":
             remove_placement_group(PlacementGroup(ray.PlacementGroupID(bytes.fromhex(name))))
 
 
