@@ -59,7 +59,6 @@ class RayOutputs:
         self._tracker = Tracker(job.tracking_uri, job.tracking_run, Journal(self._folder / "metrics.jsonl"))
         self._best = best.read(Location.of(job.folder))
         self._uploads: list[threading.Event] = []
-        self._pruning = threading.Lock()
 
     def progress(self, step: int) -> None:
         now = time.monotonic()
@@ -129,8 +128,7 @@ class RayOutputs:
             if improved is not None:
                 best.publish(run, improved, saved)
             self._tracker.tag("checkpoint.last", str(target))
-            with self._pruning:
-                run_checkpoints.prune(run, self._run.checkpoints.keep)
+            run_checkpoints.prune(run, self._run.checkpoints.keep)  # Ray Train uploads one checkpoint at a time.
         except OSError as error:
             reason = " ".join(str(error).split())
             self._job.status.warn.remote(f"{target} is kept, but noting it or deleting older ones failed: {reason}")
