@@ -49,15 +49,14 @@ def measured(run: Location, step: int) -> None:
     (run / checkpoints.name_of(step) / UNMEASURED).delete()
 
 
-def forget_unmeasured(run: Location) -> None:
-    """Whoever was to measure checkpoints is gone."""
-    for step in _steps(run, _UNMEASURED):
-        measured(run, step)
+def unmeasured(run: Location) -> list[int]:
+    """The steps of those that are still to be measured, in order; some may not be complete yet."""
+    return _steps(run, _UNMEASURED)
 
 
 def prune(run: Location, keep: int) -> None:
     """Delete all checkpoints but the `keep` newest, and those that are still to be measured."""
-    waiting = _steps(run, _UNMEASURED)
+    waiting = unmeasured(run)
     for step in steps(run)[:-keep]:
         if step not in waiting:
             place = run / checkpoints.name_of(step)

@@ -61,6 +61,7 @@ class Status:
     hopeless: str | None = None
     asked: bool = False
     growing: bool = False
+    announced: bool = False
     noticed: set[str] = field(default_factory=set)
 
 
@@ -73,7 +74,7 @@ class StatusActor:
     def start(self, step: int, replicas: int = 1) -> int:
         """An attempt on so many replicas begins at `step`; returns the how-manieth it is."""
         self._posted.attempts += 1
-        self._posted.replicas, self._posted.growing = replicas, False
+        self._posted.replicas, self._posted.growing, self._posted.announced = replicas, False, False
         self._posted.ready_at, self._posted.moved_at = time.time(), None
         self._posted.since = time.monotonic()
         self._posted.step = self._posted.began = step
@@ -111,7 +112,6 @@ class StatusActor:
             self._posted.replaced_rows += rows
             self.warn(warning)
 
-    def give_up(self, reason: str) -> None:
     def fail(self) -> None:
         """A replica has failed, which counts among the failures that the run is allowed."""
         self._posted.failures += 1
@@ -120,6 +120,7 @@ class StatusActor:
         """How often that was."""
         return self._posted.failures
 
+    def give_up(self, reason: str) -> None:
         """No other attempt at the run would do better."""
         self._posted.hopeless = self._posted.hopeless or reason
 
@@ -141,7 +142,12 @@ class StatusActor:
         """The end of nodes is announced; returns whether one of them is news."""
         news = set(nodes) - self._posted.noticed
         self._posted.noticed |= news
+        self._posted.announced |= bool(news)
         return bool(news)
+
+    def going(self) -> bool:
+        """Whether replicas are to leave, or have left, before the run's end."""
+        return self._posted.asked or self._posted.growing or self._posted.announced
 
     def read(self) -> Status:
         self._posted.clock = time.monotonic()

@@ -165,7 +165,9 @@ def _trainer(
     job = Job(dump(run), prepared.folder, prepared.tracking_uri, at.tracking_run, status, accelerator)
     folder = Location.of(prepared.folder)
     (folder / _RAYS_NOTES).delete()  # The folder says what there is, and they may say otherwise.
-    run_checkpoints.forget_unmeasured(folder)
+    if not run.evaluation.during_training:  # What is left of when it was, nobody will measure.
+        for step in run_checkpoints.unmeasured(folder):
+            run_checkpoints.measured(folder, step)
     xla = at.replicas.xla
     return (partial(_XlaTrainer, backend_config=xla) if xla else _TorchTrainer)(
         main,

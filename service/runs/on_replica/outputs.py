@@ -50,6 +50,7 @@ class RayOutputs:
         self._ended = beat(job.status)
         minutes = run.checkpoints.minutes
         self._agreement = Agreement(job.status, minutes and minutes * 60, start)
+        self._leaving = False
         if not chief:
             return
         replicas = ray.train.get_context().get_world_size()
@@ -82,7 +83,9 @@ class RayOutputs:
         self._tracker.file(file, "samples")
 
     def wish(self, step: int) -> Wish:
-        return self._agreement.wish(step)
+        wish = self._agreement.wish(step)
+        self._leaving = wish.leave is not None
+        return wish
 
     def checkpoint(self, state: State, score: float | None) -> None:
         self._agreement.checkpointed()
@@ -118,7 +121,7 @@ class RayOutputs:
             checkpoint_dir_name=name,
             checkpoint_upload_mode=ray.train.CheckpointUploadMode.ASYNC,
             checkpoint_upload_fn=upload,
-            validation=self._run.evaluation.during_training,
+            validation=self._run.evaluation.during_training and not self._leaving,  # Those that come later do it.
         )
 
     def _published(self, target: Location, improved: best.Best | None, saved: Location) -> None:
