@@ -24,7 +24,7 @@ from service.configuration.config import Run, storage_root
 from service.configuration.overrides import refuse_flags
 from service.configuration.recipe import load
 from service.runs.driver import datasets
-from service.runs.driver.failures import RunError
+from service.runs.driver.failures import RunError, first_line
 from service.tracking.tracker import TrackingError
 
 
@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m pipeline
         print(f"error: {error}", file=sys.stderr)
         return ExitCode.USER_ERROR
     except (RunError, TrackingError, OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {first_line(error)}", file=sys.stderr)
         return ExitCode.FAILED
     except KeyboardInterrupt as error:
         print("interrupted; the same command goes on", file=sys.stderr)

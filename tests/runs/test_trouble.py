@@ -9,6 +9,7 @@ import pytest
 import ray
 
 from pipelines.components import ConfigError
+from pipelines.retrain import __main__ as retrain
 from pipelines.retrain.retraining import Retraining
 from pipelines.storage.location import Location
 from service.artifacts import best, model_cache, registry
@@ -36,6 +37,19 @@ def test_a_damaged_note_of_a_retraining_says_what_to_delete(tmp_path: Path) -> N
     assert plan.note("begun") is None
     with pytest.raises(ConfigError, match=r"trained\.json is damaged .* delete it"):
         plan.note("trained")
+
+
+@pytest.mark.parametrize("trouble", [OSError(28, "No space left on device"), PermissionError(13, "no\nmore lines")])
+def test_a_retraining_tells_trouble_of_the_system_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trouble: OSError
+) -> None:
+    def fails(*_: Any) -> None:
+        raise trouble
+
+    monkeypatch.setattr(retrain, "planned", fails)
+    code, _, err = called(retrain.main, "digits", f"storage={tmp_path}")
+    assert (code, err.count("\n")) == (1, 1), err
+    assert err.startswith(f"error: [Errno {trouble.errno}] ")
 
 
 def test_a_damaged_pointer_to_the_best_points_to_none(tmp_path: Path) -> None:
