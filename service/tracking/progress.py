@@ -22,13 +22,18 @@ _FIRST, _SHORT = ("generator", "real", "fake"), {"generator": "G"}
 
 @dataclass(frozen=True)
 class Pulse:
-    """The last sign of life of a replica: which process it is, and when it came, by the status's `clock`."""
+    """The last sign of life of a replica: which process it is, and when it came, by the status's `clock`.
+
+    Attributes:
+        peak_bytes: the most memory that it has held.
+    """
 
     rank: int
     host: str
     node: str
     pid: int
     at: float = 0.0
+    peak_bytes: int = 0
 
 
 @dataclass
@@ -96,6 +101,11 @@ class StatusActor:
     def beat(self, pulse: Pulse) -> None:
         """A replica is alive."""
         self._posted.pulses[pulse.rank] = replace(pulse, at=time.monotonic())
+
+    def peaks(self) -> dict[int, int]:
+        """The most memory in bytes that each replica of the last attempt has held, by rank."""
+        pulses = sorted(self._posted.pulses.items())
+        return {rank: pulse.peak_bytes for rank, pulse in pulses if rank < self._posted.replicas}
 
     def say(self, text: str) -> None:
         """Something that a person should know."""

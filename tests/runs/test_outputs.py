@@ -21,7 +21,6 @@ def test_what_follows_a_checkpoint_may_fail(tmp_path: Path, monkeypatch: pytest.
     outputs: Any = SimpleNamespace(
         _job=SimpleNamespace(folder=str(tmp_path), status=SimpleNamespace(warn=SimpleNamespace(remote=said.append))),
         _tracker=SimpleNamespace(tag=lambda *_: None),
-        _pruning=threading.Lock(),
         _run=SimpleNamespace(checkpoints=SimpleNamespace(keep=1)),
     )
     RayOutputs._published(outputs, Location.of("/x/step-00000010"), None, Location.of(str(tmp_path)))

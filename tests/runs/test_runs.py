@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -67,6 +68,8 @@ def test_a_run_says_where_everything_is(finished: tuple[Path, str]) -> None:
     assert summary["model"] == "models:/selfgan-digits/1"
     assert f"mlflow ui --backend-store-uri sqlite:///{storage}/mlflow.db" in summary["MLflow"]
     assert f"step {STEPS}/{STEPS}" in out
+    peaks = [int(peak.replace(",", "")) for peak in re.findall(r"([\d,]+) MB", summary["memory"])]
+    assert len(peaks) == 2 and all(100 < peak < 10_000 for peak in peaks), summary["memory"]
 
 
 def test_mlflow_has_parameters_every_loss_and_weight_samples_and_references(finished: tuple[Path, str]) -> None:
@@ -80,7 +83,8 @@ def test_mlflow_has_parameters_every_loss_and_weight_samples_and_references(fini
     assert run.data.tags["checkpoint.last"] == str(storage / "whole" / f"step-{STEPS:08}")
     for name in ("loss/generator", "loss/real", "loss/fake", "weight/generator", "weight/real", "weight/fake"):
         assert [metric.step for metric in client.get_metric_history(run_id, name)] == list(range(5, STEPS + 1, 5))
-    for name in ("images_per_second", "seconds_per_step", "diversity", "checkpoint/score"):
+    memory = [f"peak_memory_bytes/replica-{rank}" for rank in range(2)]
+    for name in ("images_per_second", "seconds_per_step", "diversity", "checkpoint/score", *memory):
         assert name in run.data.metrics
     files = {file.path for file in client.list_artifacts(run_id, "samples")}
     assert files == {"samples/step-00000030.png", "samples/step-00000060.png"}

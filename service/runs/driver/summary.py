@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,8 +14,10 @@ from service.artifacts import best, registry, run_checkpoints
 from service.artifacts.checkpoints import CheckpointError, State
 from service.runs.driver.failures import RunError
 from service.runs.driver.preparation import Prepared
+from service.runs.driver.watchdog import present
 from service.runs.on_replica.outputs import local_folder
 from service.tracking import tracker as tracking
+from service.tracking.progress import Status
 from service.tracking.sample_grids import curves
 from service.tracking.tracker import TrackingError
 
@@ -33,6 +35,7 @@ class Trained:
         samples: the last grid of sample images; None where it is in MLflow alone.
         curves: the losses as a picture.
         tracking_uri, tracking_run: MLflow's server or database, and the run there.
+        peak_bytes: the most memory that each replica has held, by rank.
     """
 
     name: str
@@ -44,6 +47,7 @@ class Trained:
     curves: Path
     tracking_uri: str
     tracking_run: str
+    peak_bytes: Mapping[int, int]
 
     def lines(self) -> Iterator[tuple[str, str]]:
         """What a person wants to know: (title, text), with commands that work as they stand."""
@@ -52,6 +56,8 @@ class Trained:
         yield "model", self.model
         kept = f", best {self.best}" if self.best else ""
         yield "checkpoints", f"{self.folder} (last step {self.step:,}{kept})"
+        if self.peak_bytes:
+            yield "memory", f"at most {', '.join(map(_megabytes, self.peak_bytes.values()))} a replica"
         database = self.tracking_uri.startswith("sqlite")
         ui = f"{_program('mlflow')} ui --backend-store-uri {self.tracking_uri}" if database else self.tracking_uri
         yield "MLflow", f"{ui}   (run {self.tracking_run})"
@@ -63,6 +69,10 @@ class Trained:
         return "" if self.tracking_uri == usual else f" --tracking {self.tracking_uri}"
 
 
+def _megabytes(count: int) -> str:
+    return f"{count / 1e6:,.0f} MB"
+
+
 def _program(name: str) -> str:
     """How a shell in this folder calls a program that is installed with this Python."""
     own = Path(sys.executable).with_name(name)
@@ -72,7 +82,7 @@ def _program(name: str) -> str:
     return str(own) if near.startswith("..") else near
 
 
-def finish(prepared: Prepared, tracking_run: str, replaced_rows: int) -> Trained:
+def finish(prepared: Prepared, tracking_run: str, posted: Status) -> Trained:
     """Register the model, draw the curves, and end the run in MLflow.
 
     Raises:
@@ -87,7 +97,7 @@ def finish(prepared: Prepared, tracking_run: str, replaced_rows: int) -> Trained
         if history := tracking.history(uri, tracking_run):
             curves(history, folder / "curves.png")
             tracking.log_file(uri, tracking_run, folder / "curves.png")
-        tags = {"model": model, "data.replaced_rows": str(replaced_rows)}
+        tags = {"model": model, "data.replaced_rows": str(posted.replaced_rows)}
         tracking.finish_run(uri, tracking_run, "FINISHED", tags)
     except TrackingError as error:
         raise RunError(
@@ -104,6 +114,7 @@ def finish(prepared: Prepared, tracking_run: str, replaced_rows: int) -> Trained
         curves=folder / "curves.png",
         tracking_uri=uri,
         tracking_run=tracking_run,
+        peak_bytes={pulse.rank: pulse.peak_bytes for pulse in present(posted)},
     )
 
 

@@ -7,6 +7,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -110,6 +111,7 @@ class RayOutputs:
             # Ray tries some failures again, so the folder stays until it has worked; the others end this process.
             run = Location.of(self._job.folder)
             target = run_checkpoints.publish(folder, run, step, self._run.evaluation.during_training)
+            self._note_memory(step)
             self._published(target, candidate if improves else None, Location.of(str(folder)))
             shutil.rmtree(folder, ignore_errors=True)
             uploaded.set()
@@ -123,6 +125,12 @@ class RayOutputs:
             checkpoint_upload_fn=upload,
             validation=self._run.evaluation.during_training and not self._leaving,  # Those that come later do it.
         )
+
+    def _note_memory(self, step: int) -> None:
+        """On the thread that uploads, as nothing that trains is to wait for the status."""
+        with suppress(ray.exceptions.RayError):  # The driver is gone; the checkpoint counts more.
+            peaks = ray.get(self._job.status.peaks.remote())
+            self._tracker.metrics(step, {f"peak_memory_bytes/replica-{rank}": peak for rank, peak in peaks.items()})
 
     def _published(self, target: Location, improved: best.Best | None, saved: Location) -> None:
         """What follows a checkpoint that is in storage. The run can go on without."""

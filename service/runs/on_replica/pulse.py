@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import socket
 import threading
+from dataclasses import replace
 from typing import Any
 
 import ray
 import ray.train
 
+from service.runs.on_replica.memory import peak_bytes
 from service.tracking.progress import Pulse
 
 _SECONDS = 1.0
@@ -24,7 +26,7 @@ def beat(status: Any) -> threading.Event:
 
     def beating() -> None:
         while True:
-            status.beat.remote(pulse)
+            status.beat.remote(replace(pulse, peak_bytes=peak_bytes()))
             if done.wait(_SECONDS):
                 return
 
