@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 
-from benchmarks import data, exact, kills, memory, passes, replicas, startup, step, weights
+from benchmarks import data, exact, kills, memory, passes, recovery, replicas, startup, step, weights
 
 ALL: dict[str, Callable[..., None]] = {
     "step": step.main,
@@ -20,6 +20,7 @@ ALL: dict[str, Callable[..., None]] = {
     "memory": memory.main,
     "startup": startup.main,
     "kills": kills.main,
+    "recovery": recovery.main,
     "ingest": data.on_photographs(data.ingesting),
     "read": data.on_photographs(data.decoded),
     "decode": data.on_photographs(data.encoded),

@@ -37,9 +37,9 @@ RECIPE = [
 class Training:
     """One run on a cluster, whose command is started again with ``resume`` when it was killed."""
 
-    def __init__(self, cluster: Cluster, storage: Path, name: str, steps: int) -> None:
+    def __init__(self, cluster: Cluster, storage: Path, name: str, steps: int, *more: str) -> None:
         self.cluster, self.folder = cluster, storage / name
-        self._first = [*RECIPE, f"storage={storage}", f"name={name}", f"steps={steps}"]
+        self._first = [*RECIPE, f"storage={storage}", f"name={name}", f"steps={steps}", *more]
         self._again = [f"resume={name}", f"storage={storage}"]
         self.start()
 
@@ -51,6 +51,10 @@ class Training:
                 [sys.executable, str(ROOT / "service" / "train.py"), *words], cwd=ROOT, env=environment,
                 stdout=log, stderr=log,
             )  # fmt: skip
+
+    def log(self) -> str:
+        """What its commands have printed so far."""
+        return (self.folder.parent / f"{self.folder.name}.log").read_text()
 
     def logged(self) -> list[int]:
         """The steps whose metrics were noted."""
@@ -70,8 +74,7 @@ class Training:
         """Its last weights, and what else continues, when it has ended."""
         code = self.process.wait()
         if code:
-            log = (self.folder.parent / f"{self.folder.name}.log").read_text()
-            raise RuntimeError(f"{self.folder.name} ended with code {code}: {log[-1000:]}")
+            raise RuntimeError(f"{self.folder.name} ended with code {code}: {self.log()[-1000:]}")
         place = Location.of(str(self.folder))
         state = run_checkpoints.read(place, run_checkpoints.steps(place)[-1])
         return {**state.networks, **state.rows}

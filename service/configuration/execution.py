@@ -45,7 +45,9 @@ class Cluster(Options):
     """Where a run runs. None of it changes the algorithm."""
 
     address: str = Field("auto", description="address of the Ray cluster; auto: the running one, else a local one")
-    min_replicas: int | None = Field(None, ge=1, description="let the run go on, or begin, on this many replicas at least")
+    min_replicas: int | None = Field(
+        None, ge=1, description="the fewest replicas to begin or go on with [default: replicas]"
+    )
     accelerator: Literal["auto", "cpu", "cuda", "xla"] = Field(
         "auto", description="auto: xla if the cluster has TPUs, else cuda if it has GPUs, else cpu"
     )

@@ -25,8 +25,13 @@ if TYPE_CHECKING:
 
 _ROOT = Path(__file__).resolve().parents[3]
 _KNOCK_SECONDS = 5.0
-#: The tracker tries again by itself, and keeps count of the time.
-_WORKER_ENVIRONMENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "15"}
+_WORKER_ENVIRONMENT = {
+    # The tracker tries again by itself, and keeps count of the time.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "15",
+    # How long replicas wait for room on a node that may have gone. Then Ray Train is asked again for what there is.
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "10",
+}
 
 
 def connect(run: Run) -> None:
