@@ -32,3 +32,21 @@ def test_the_pulse_ends_last() -> None:
     outputs: Any = SimpleNamespace(_chief=True, _ended=ended, _deliver=lambda: before.append(ended.is_set()))
     RayOutputs.close(outputs)
     assert before == [False] and ended.is_set()
+
+
+@pytest.mark.parametrize(("leaving", "seconds"), [(True, 10.0), (False, 120.0)])
+def test_who_leaves_does_not_wait_long_for_a_server_that_is_away(leaving: bool, seconds: float) -> None:
+    waited: list[float] = []
+
+    def close(patience: float) -> int:
+        waited.append(patience)
+        return 0
+
+    outputs: Any = SimpleNamespace(
+        _uploads=[],
+        _leaving=leaving,
+        _run=SimpleNamespace(tracking=SimpleNamespace(patience_seconds=120.0)),
+        _tracker=SimpleNamespace(close=close),
+    )
+    RayOutputs._deliver(outputs)
+    assert waited == [seconds]

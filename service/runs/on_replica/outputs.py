@@ -28,6 +28,8 @@ from service.tracking.sample_grids import grid
 from service.tracking.tracker import Tracker
 
 _POST_SECONDS = 0.2
+#: How long a replica that leaves waits for the tracking server at most: its node may be gone in 30 s.
+_LEAVING_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -156,9 +158,12 @@ class RayOutputs:
         """Wait for the tracking server to have everything; say so if it does not."""
         for uploaded in self._uploads:  # Each has something to say to the tracking server at its end.
             uploaded.wait()
-        lost = self._tracker.close(self._run.tracking.patience_seconds)
+        patience = self._run.tracking.patience_seconds
+        if self._leaving:
+            patience = min(patience, _LEAVING_SECONDS)
+        lost = self._tracker.close(patience)
         if lost:
-            reason = self._tracker.problem or f"no answer for {self._run.tracking.patience_seconds:.0f} s"
+            reason = self._tracker.problem or f"no answer for {patience:.0f} s"
             self._job.status.warn.remote(
                 f"{lost} entries of {self._folder / 'metrics.jsonl'} are not in MLflow ({reason}); "
                 f"{self._run.resuming(Location.of(self._job.folder).name)} on this machine delivers them"
