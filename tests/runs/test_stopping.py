@@ -132,6 +132,11 @@ def test_an_announced_end_of_a_node_costs_no_step(tmp_path: Path) -> None:
     assert "a node is to go" in out
     steps = logged(tmp_path, "spot")
     assert steps == list(range(1, steps[-1] + 1)), "every metric once"
+    peace = ["replicas=2", "name=peace", "logging.every=1", f"steps={steps[-1]}", "cluster.address=local"]
+    code, _, err = train("digits", *endless(tmp_path, *peace))
+    assert code == 0, err
+    undisturbed, again = final(tmp_path, "peace", steps[-1]), final(tmp_path, "spot", steps[-1])
+    assert all(torch.equal(value, again[key]) for key, value in undisturbed.items())
 
 
 def test_replicas_meet_about_once_a_second() -> None:
