@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 import torch
@@ -12,7 +12,7 @@ from pipelines.components import ConfigError, name_of
 from pipelines.storage.location import check_uri
 from service.configuration.config import Run
 from service.losses.objectives import Objective, Scores
-from service.models.rows_apart import layers_that_look_at_the_batch, layers_that_make_weights
+from service.models.layer_kinds import layers_that_look_at_the_batch, layers_that_make_weights
 from service.tasks import Samples
 
 _TRACKING_SCHEMES = ("", "http", "https", "file", "sqlite", "postgresql", "mysql", "mssql", "databricks")
@@ -31,15 +31,18 @@ def check(run: Run) -> None:
     try:
         with torch.device("meta"):  # Every mistake in a network's options shows, and nothing is allocated.
             generator = run.task.generator(run.network, run.image)
-            critics = _critics(run)
+            critics = run.critics.critics(run.task, run.network, run.image)
+            for regularizer in run.regularizers:
+                regularizer.prepare(critics)
+            outputs_of = _outputs(run, critics)
     except (ValueError, RuntimeError, IndexError) as error:
         raise ConfigError(f"network: cannot be built with these options: {str(error).splitlines()[0]}") from error
     try:
-        for critic, count in critics:
-            run.scheme.check_critic(critic, count)
+        for name, count in outputs_of.items():
+            run.scheme.check_critic(critics[name], count)
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    outputs = min(count for _, count in critics) - run.task.heads
+    outputs = min(outputs_of.values()) - run.task.heads
     if outputs < run.objective.least_outputs:
         raise ConfigError(
             f"objective {name_of(run.objective)} compares vectors of outputs, and the critic of network "
@@ -58,7 +61,7 @@ def check(run: Run) -> None:
     if run.network.last_stage(run.image) and (run.start_from or run.retraining.start == "champion"):
         raise ConfigError("start_from: networks that grow begin at their first stage; start from scratch")
     _check_places(run)
-    _check_rows_at_once(run, generator, [critic for critic, _ in critics])
+    _check_rows_at_once(run, generator, critics)
     if run.batch.size % run.batch.shards:
         raise ConfigError(f"batch.shards: {run.batch.shards} does not divide batch.size, {run.batch.size}")
     if run.batch.size // run.batch.shards < 2 and not run.task.translates:
@@ -98,34 +101,32 @@ def _check_losses(objective: Objective, outputs: int) -> None:
             )
 
 
-def _check_rows_at_once(run: Run, generator: nn.Module, critics: Sequence[nn.Module]) -> None:
-    """Raise ConfigError if networks must see all rows at once, or the rows at once are too few."""
+def _check_rows_at_once(run: Run, generator: nn.Module, critics: nn.Module) -> None:
+    """Raise ConfigError if networks must see all rows at once."""
     at_once = run.batch.rows_at_once
-    if at_once is None:
+    if at_once is None or at_once >= run.batch.size:
         return
-    networks = {"generator": generator, "critic": nn.ModuleList(critics)}
-    for name, network in networks.items():
-        looking = layers_that_look_at_the_batch(network)
-        penalties = [name_of(one) for one in run.regularizers if one.penalises] if name == "critic" else []
-        if looking and (run.exact or penalties):
-            why = "exact replicas" if run.exact else f"the {penalties[0]} regularizer"
-            raise ConfigError(
-                f"batch.rows_at_once: with {why}, the {name}'s {', '.join(looking)} must see all samples at once; "
-                "set it to null"
-            )
-    for name, network in networks.items():
+    penalties = [name_of(regularizer) for regularizer in run.regularizers if regularizer.penalises]
+    if run.exact:
+        _refuse_layers("exact replicas", {"generator": generator, "critic": critics})
+    elif penalties:
+        _refuse_layers(f"the {penalties[0]} regularizer", {"critic": critics})
+    for name, network in (("generator", generator), ("critic", critics)):
         made = layers_that_make_weights(network)
         if run.exact and made:
             raise ConfigError(
                 f"batch.rows_at_once: exact replicas cannot sum the gradients of weights that the {name}'s "
                 f"{', '.join(made)} compute at every call; set it to null, or exact=false"
             )
-    largest = -(-run.batch.size // run.batch.cells)
-    if run.exact and at_once < largest:
-        raise ConfigError(
-            f"batch.rows_at_once: {at_once} is less than one of exact replicas' {run.batch.cells} cells, which has "
-            f"{largest} samples; set it to {largest} or more, or batch.cells higher"
-        )
+
+
+def _refuse_layers(why: str, networks: Mapping[str, nn.Module]) -> None:
+    for name, network in networks.items():
+        if looking := layers_that_look_at_the_batch(network):
+            raise ConfigError(
+                f"batch.rows_at_once: with {why}, the {name}'s {', '.join(looking)} must see all samples at once; "
+                "set it to null"
+            )
 
 
 def _check_places(run: Run) -> None:
@@ -150,16 +151,13 @@ def _check_places(run: Run) -> None:
         )
 
 
-def _critics(run: Run) -> list[tuple[nn.Module, int]]:
-    """Critics, and how many numbers each gives an image."""
-    critics = run.critics.critics(run.task, run.network, run.image)
-    for regularizer in run.regularizers:
-        regularizer.prepare(critics)
+def _outputs(run: Run, critics: nn.ModuleDict) -> dict[str, int]:
+    """By critic, how many numbers it gives an image."""
     images = torch.empty(2, *run.image)
     seen = run.task.seen(Samples(images, torch.zeros(2, dtype=torch.int64), images, (images,)))
-    found = []
+    found = {}
     for name, role in run.critics.roles(run.task.games).items():
         view = seen[role.game]
         logits: torch.Tensor = critics[name](*(value for value in (view.images, view.given) if value is not None))
-        found.append((critics[name], logits.shape[1]))
+        found[name] = logits.shape[1]
     return found

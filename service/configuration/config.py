@@ -65,7 +65,7 @@ class Batch(Options):
         None,
         ge=1,
         description="samples that a replica sends through its networks at once, to save memory; the result is that of "
-        "all at once [default: all]",
+        "all at once (exact: a cell at least) [default: all]",
     )
 
 

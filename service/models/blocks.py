@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from service.models.layer_kinds import MakesWeight
+
 
 # Doubling by nearest neighbour and then a 3x3 kernel (w0, w1, w2) reads every input pixel twice, so output
 # rows 2i and 2i+1 are (w0, w1 + w2) and (w0 + w1, w2) of input rows (i-1, i) and (i, i+1). As a transposed
@@ -17,7 +19,7 @@ def _four_taps(kernel: Tensor, dim: int) -> Tensor:
     return torch.stack([third, second + third, first + second, first], dim)
 
 
-class UpsampleConv(nn.Conv2d):
+class UpsampleConv(nn.Conv2d, MakesWeight):
     """``Upsample(scale_factor=2, mode="nearest")`` and ``Conv2d(kernel_size=3, padding=1)`` as one.
 
     It computes the same function of the same parameters as the 4x4 transposed convolution of stride 2, with
@@ -84,7 +86,7 @@ class GatedConv(nn.Conv2d):
         return F.elu(values) * gates.sigmoid()
 
 
-class EqualisedConv(nn.Conv2d):
+class EqualisedConv(nn.Conv2d, MakesWeight):
     """Weights drawn from N(0, 1), and scaled by He's constant when used, so that all learn equally fast (PGGAN).
 
     `gain` is sqrt(2) before a rectifier, as in tkarras/progressive_growing_of_gans.
@@ -99,7 +101,7 @@ class EqualisedConv(nn.Conv2d):
         return F.conv2d(x, self.weight * self.scale, self.bias, padding=self.padding)
 
 
-class EqualisedLinear(nn.Linear):
+class EqualisedLinear(nn.Linear, MakesWeight):
     """As `EqualisedConv`, of vectors."""
 
     def __init__(self, in_features: int, out_features: int, gain: float = 2**0.5) -> None:

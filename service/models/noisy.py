@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from service.models.layer_kinds import MakesWeight
+
 
 class Rows(Protocol):
     """Which samples of a batch are at hand."""
@@ -18,7 +20,7 @@ class Rows(Protocol):
         ...
 
 
-class NoisyHeads(nn.Module):
+class NoisyHeads(nn.Module, MakesWeight):
     """``x (W + sigma_h * noise)^T`` for each of some heads h, which share W and the noise and learn their own sigma.
 
     Sample i is of head i mod heads. Source: rezer0dai/rewheeler, whose noise is drawn once; the paper has a noisy

@@ -11,9 +11,8 @@ for its statistic; then comes the next. A statistic's own gradient goes the same
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -21,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from torch.utils.checkpoint import checkpoint
 
-from service.models.rows_apart import ChangedByCalls
+from service.models.layer_kinds import ChangedByCalls, Kept
 from service.replicas.rows import Present, Rows, RowSet
 from service.replicas.statistics import Known, NeedsAllRowsError, Statistic
 
@@ -55,101 +54,113 @@ def by_microbatch(function: Callable[[Given], Made], given: Given, batch: Rows, 
         network: that it calls.
 
     Returns:
-        Likewise.
+        Tensors (N, ...), likewise.
     """
+    if batch.known is not None:  # These rows are a micro-batch.
+        return function(given)
     microbatches = split(batch.present.shown.sets, batch.rows_at_once)
     if len(microbatches) == 1:
         return function(given)
+    call = _Call(function, network, batch)
     leaves, structure = pytree.tree_flatten(given)
-    rows = [[None if leaf is None else part.of(leaf) for leaf in leaves] for part in microbatches]
-    begun, call = batch.present, _Call(network)
-    statistics: list[Statistic] = []
-    kept: list[Tensor] = []
+    parts = [
+        pytree.tree_unflatten([None if leaf is None else part.of(leaf) for leaf in leaves], structure)
+        for part in microbatches
+    ]
     while True:
-        runs = [
-            _Run(
-                function, structure, batch, call, _shown(begun, part), partial(Known, tuple(statistics), kept, part.of)
-            )
-            for part in microbatches
-        ]
-        made = [run.repeatably(*values) for run, values in zip(runs, rows, strict=True)]
-        flat, (shape, *_) = zip(*(pytree.tree_flatten(values) for values in made), strict=True)
-        joined = [_joined(values, microbatches) for values in zip(*flat, strict=True)]
-        asked = runs[0].asked
-        if asked is None:
+        runs = [_Run(call, microbatch) for microbatch in microbatches]
+        made = [pytree.tree_flatten(run.repeatably(part)) for run, part in zip(runs, parts, strict=True)]
+        joined = [_joined(values, microbatches) for values in zip(*(values for values, _ in made), strict=True)]
+        question = runs[0].question
+        if question is None:
             break
-        (values,), (take, by_row) = joined, asked
-        assert values is not None
-        statistics.append(Statistic(take(values), by_row))
-    batch.become(begun._replace(layer_calls=runs[0].layer_calls))  # Layers were called once, by all micro-batches.
-    whole: Made = pytree.tree_unflatten(joined, shape)
+        call.answer(question, joined[0])
+    batch.become(call.begun._replace(layer_calls=runs[0].layer_calls))  # Layers were called once, by all micro-batches.
+    whole: Made = pytree.tree_unflatten(joined, made[0][1])
     return whole
 
 
-class _Run:
-    """One micro-batch's call of a function, which can be made again.
+class _Question(NamedTuple):
+    """How a statistic is taken of the values of all rows, and whether it is one of each row."""
 
-    Attributes:
-        asked: how to take the statistic that ended it, from the values that it gave, and whether that is by row.
-        layer_calls: of the batch, after it.
-    """
-
-    def __init__(
-        self,
-        function: Callable[[Any], Any],
-        structure: pytree.TreeSpec,
-        batch: Rows,
-        call: _Call,
-        shown: Present,
-        known: Callable[[], Known],
-    ) -> None:
-        self._function, self._structure, self._batch = function, structure, batch
-        self._call, self._shown, self._known = call, shown, known
-        self.asked: tuple[Callable[[Tensor], Tensor], bool] | None = None
-        self.layer_calls = shown.layer_calls
-
-    def repeatably(self, *rows: Tensor | None) -> Any:
-        """What the function makes of the rows; what it leaves for gradients is computed again then."""
-        if not torch.is_grad_enabled():
-            return self(*rows)
-        return checkpoint(self, *rows, use_reentrant=False, preserve_rng_state=False, context_fn=self._contexts)
-
-    def _contexts(self) -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
-        """Gradients are taken outside of all of torch's modes, so what is computed again then enters them anew."""
-        return nullcontext(), self._batch.arithmetic
-
-    def __call__(self, *rows: Tensor | None) -> Any:
-        with self._batch.at(self._shown._replace(known=self._known())), self._call:
-            try:
-                return self._function(pytree.tree_unflatten(rows, self._structure))
-            except NeedsAllRowsError as question:
-                self.asked = question.take, question.by_row
-                return question.values
-            finally:
-                self.layer_calls = self._batch.present.layer_calls
+    take: Callable[[Tensor], Tensor]
+    by_row: bool
 
 
 class _Call:
-    """A call of a network, made in many runs: layers that are changed by calls are changed once."""
+    """A call that is made for each micro-batch, as far as the next statistic, and again for gradients.
 
-    def __init__(self, network: nn.Module) -> None:
-        self._kept: list[tuple[ChangedByCalls, list[Any]]] = [
-            (module, []) for module in network.modules() if isinstance(module, ChangedByCalls)
-        ]
+    Attributes:
+        begun: the moment at which it begins.
+        statistics: that are known so far.
+    """
 
-    def __enter__(self) -> None:
-        for layer, kept in self._kept:
-            layer.keep_in = kept
+    def __init__(self, function: Callable[[Any], Any], network: nn.Module, batch: Rows) -> None:
+        self.function, self.batch, self.begun = function, batch, batch.present
+        self.statistics: tuple[Statistic, ...] = ()
+        self._kept: Kept[Tensor] = Kept()
+        changed = [module for module in network.modules() if isinstance(module, ChangedByCalls)]
+        self._kept_by: list[tuple[ChangedByCalls, Kept[tuple[Tensor, ...]]]] = [(layer, Kept()) for layer in changed]
 
-    def __exit__(self, *raised: object) -> None:
-        for layer, _ in self._kept:
-            layer.keep_in = None
+    def answer(self, question: _Question, values: Tensor | None) -> None:
+        """Take a statistic of the values of all rows."""
+        assert values is not None
+        self.statistics = (*self.statistics, Statistic(question.take(values), question.by_row))
+
+    @contextmanager
+    def at(self, microbatch: Microbatch, statistics: Sequence[Statistic]) -> Iterator[None]:
+        """Within, the batch has these rows, and layers that calls change are changed once in all."""
+        self._kept.begin()
+        known = Known(statistics, self._kept, microbatch.of)
+        for layer, kept in self._kept_by:
+            kept.begin()
+            layer.kept = kept
+        try:
+            with self.batch.at(_shown(self.begun, microbatch)._replace(known=known)):
+                yield
+        finally:
+            for layer, _ in self._kept_by:
+                layer.kept = None
+
+
+class _Run:
+    """A call's run over one micro-batch, which can be made again.
+
+    Attributes:
+        question: that ended it, if one did; it then gave the values that the question is about.
+        layer_calls: of the batch, after it.
+    """
+
+    def __init__(self, call: _Call, microbatch: Microbatch) -> None:
+        self._call, self._microbatch, self._statistics = call, microbatch, call.statistics
+        self.question: _Question | None = None
+        self.layer_calls = call.begun.layer_calls
+
+    def repeatably(self, given: Any) -> Any:
+        """What the function makes of the rows; what it leaves for gradients is computed again then."""
+        if not torch.is_grad_enabled():
+            return self(given)
+        return checkpoint(self, given, use_reentrant=False, preserve_rng_state=False, context_fn=self._contexts)
+
+    def _contexts(self) -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
+        """Gradients are taken outside of all of torch's modes, so what is computed again then enters them anew."""
+        return nullcontext(), self._call.batch.arithmetic
+
+    def __call__(self, given: Any) -> Any:
+        with self._call.at(self._microbatch, self._statistics):
+            try:
+                return self._call.function(given)
+            except NeedsAllRowsError as error:
+                self.question = _Question(error.take, error.by_row)
+                return error.values
+            finally:
+                self.layer_calls = self._call.batch.present.layer_calls
 
 
 def split(sets: Sequence[RowSet], most: int | None) -> list[Microbatch]:
-    """Rows of several passes in as few lots as can be, each of at most so many rows of a pass.
+    """Rows of several passes as micro-batches, each of at most so many rows of a pass.
 
-    Where there are several cells, each lot has whole ones.
+    Where there are several cells, each has whole ones, and at least one.
     """
     ends = _ends(sets, most)
     starts = list(itertools.accumulate((len(rows) for rows in sets[:-1]), initial=0))
@@ -163,7 +174,7 @@ def split(sets: Sequence[RowSet], most: int | None) -> list[Microbatch]:
 
 
 def _ends(sets: Sequence[RowSet], most: int | None) -> list[list[int]]:
-    """Where each lot ends in each pass."""
+    """Where each micro-batch ends in each pass."""
     whole = [len(rows) for rows in sets]
     if most is None or max(whole) <= most:
         return [whole]
@@ -174,7 +185,7 @@ def _ends(sets: Sequence[RowSet], most: int | None) -> list[list[int]]:
     found, begun, end = [], [0] * len(sets), [0] * len(sets)
     for counts in cells:
         after = [here + count for here, count in zip(end, counts, strict=True)]
-        if any(stop - start > most for stop, start in zip(after, begun, strict=True)):
+        if end != begun and any(stop - start > most for stop, start in zip(after, begun, strict=True)):
             found.append(end)
             begun = end
         end = after

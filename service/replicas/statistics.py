@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from service.models.layer_kinds import Kept
+
 
 @dataclass
 class Statistic:
@@ -45,13 +47,13 @@ class Known:
     """The statistics that one call of a network is told, in the order in which it asks.
 
     Args:
-        kept: what layers have kept so far; of all calls.
+        kept: what layers kept when a call first came to them.
         part: picks what is the micro-batch's of (N, J).
     """
 
-    def __init__(self, statistics: Sequence[Statistic], kept: list[Tensor], part: Callable[[Tensor], Tensor]) -> None:
+    def __init__(self, statistics: Sequence[Statistic], kept: Kept[Tensor], part: Callable[[Tensor], Tensor]) -> None:
         self._statistics, self._kept, self._part = statistics, kept, part
-        self._asked = self._recalled = 0
+        self._asked = 0
 
     def statistic(self, values: Tensor, take: Callable[[Tensor], Tensor], by_row: bool) -> Tensor:
         """Raises NeedsAllRowsError."""
@@ -64,10 +66,7 @@ class Known:
 
     def as_at_first(self, value: Tensor) -> Tensor:
         """A copy of the value that this was when a call first came here, whatever has become of it."""
-        if self._recalled == len(self._kept):
-            self._kept.append(value.detach().clone())
-        self._recalled += 1
-        return self._kept[self._recalled - 1]
+        return self._kept.next(lambda: value.detach().clone())
 
     @property
     def first_told(self) -> bool:

@@ -75,17 +75,17 @@ class TrainingContext:
         """Of all losses of what is made, beside the adversarial ones."""
         return (*self.task.terms, *self.terms)
 
-    def make(self, generator: nn.Module, draw: Mapping[str, Tensor], real: Samples, distances: bool = True) -> Made:
-        """What the generator makes, with the task's terms of it and, if they are wanted, all others."""
+    def make(self, generator: nn.Module, draw: Mapping[str, Tensor], real: Samples, with_terms: bool = True) -> Made:
+        """What the generator makes, with the task's terms of it and, if they are wanted, the recipe's."""
 
         def make(given: tuple[Mapping[str, Tensor], Samples]) -> Made:
-            return self._make(generator, *given, distances)
+            return self._make(generator, *given, with_terms)
 
         return by_microbatch(make, (draw, real), self.batch, generator)
 
-    def _make(self, generator: nn.Module, draw: Mapping[str, Tensor], real: Samples, distances: bool) -> Made:
+    def _make(self, generator: nn.Module, draw: Mapping[str, Tensor], real: Samples, with_terms: bool) -> Made:
         made = self.task.make(generator, draw, real)
-        if not (self.terms and distances):
+        if not (self.terms and with_terms):
             return made
         targets = self.task.seen(real) if self.task.needs_pairs else {}
         terms = dict(made.terms)

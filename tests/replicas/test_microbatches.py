@@ -85,20 +85,22 @@ def test_rows_are_split_in_few_lots_and_none_is_left_out() -> None:
     assert lots([(5,)], None) == lots([(5,)], 5) == [[[100, 101, 102, 103, 104]]]
     assert lots([(5,)], 2) == [[[100]], [[101, 102]], [[103, 104]]]
     assert lots([(4,), (2,)], 2) == [[[100, 101], [100]], [[102, 103], [101]]]
+    assert lots([(4, 0, 3)], 3) == [[[100, 101, 102, 103]], [[104, 105, 106]]]  # None is empty.
     assert lots([(2, 1, 2)], 3) == [[[100, 101, 102]], [[103, 104]]]  # Cells stay whole.
     rows = RowSet(torch.arange(100, 105), 100, (2, 1, 2))
     assert [lot.rows[0].cells for lot in split([rows], 3)] == [(2, 1, 0), (0, 0, 2)]
 
 
-def test_what_must_see_all_rows_is_refused_by_name() -> None:
+def test_what_cannot_be_split_is_refused_by_name() -> None:
     few = ["batch.rows_at_once=8"]
     with pytest.raises(ConfigError, match=r"with exact replicas, the generator's 2 \(BatchNorm2d\), .* must see all"):
         load("digits", [*few, "exact=true"])
-    with pytest.raises(ConfigError, match=r"with the dragan regularizer, the critic's 0\.6 \(BatchNorm2d\), .* must"):
+    with pytest.raises(ConfigError, match=r"the dragan regularizer, the critic's image\.6 \(BatchNorm2d\), .* must"):
         load("digits", [*few, "regularizers=[dragan]"])
-    exact = [*few, "data.source=digits", "exact=true"]
-    with pytest.raises(ConfigError, match=r"gradients of weights that the critic's 0\.body\.0, .* at every call"):
-        load("cyclegan", [*exact, "data.domains=[{source: digits}]", "regularizers=[spectral_norm]"])
-    with pytest.raises(ConfigError, match="8 is less than one of exact replicas' 2 cells, which has 16 samples"):
-        load("cyclegan", [*exact, "data.domains=[{source: digits}]", "batch.size=32", "batch.cells=2"])
+    exact = [*few, "data.source=digits", "data.domains=[{source: digits}]", "batch.size=32", "exact=true"]
+    with pytest.raises(ConfigError, match=r"the generator's a_to_b\.10\.block\.1, .* compute at every call"):
+        load("cyclegan", exact)
+    with pytest.raises(ConfigError, match=r"weights that the critic's b\.body\.0, .* compute at every call"):
+        load("cyclegan", [*exact, "network.upsampling=transposed", "regularizers=[spectral_norm]"])
+    load("digits", ["batch.rows_at_once=64", "exact=true"])  # Nothing is split.
     assert load("digits", few).recipe_hash == load("digits", []).recipe_hash

@@ -10,7 +10,7 @@ from torch.nn.utils.parametrize import register_parametrization
 
 from service.losses.regularizers import Regularizer
 from service.models.blocks import EqualisedConv, EqualisedLinear
-from service.models.rows_apart import ChangedByCalls
+from service.models.layer_kinds import ChangedByCalls
 
 
 class SpectralNorm(Regularizer):
@@ -35,12 +35,11 @@ class _Normed(parametrizations._SpectralNorm, ChangedByCalls):
 
     def forward(self, weight: Tensor) -> Tensor:
         matrix = self._reshape_weight_to_matrix(weight)
-        if self.keep_in:
-            left, right = self.keep_in[0]
-        else:
+
+        def iterated() -> tuple[Tensor, ...]:
             if self.training:
                 self._power_method(matrix, self.n_power_iterations)
-            left, right = self._u.clone(), self._v.clone()  # Which the next pass changes before this one's gradient.
-            if self.keep_in is not None:
-                self.keep_in.append((left, right))
+            return self._u.clone(), self._v.clone()  # Which the next pass changes before this one's gradient.
+
+        left, right = self.kept.next(iterated) if self.kept else iterated()
         return weight / torch.dot(left, torch.mv(matrix, right))

@@ -49,7 +49,7 @@ class ByCell:
         layout = self._batch.layout
         if len(rows) != layout.rows:
             raise ValueError(f"exact: a layer is given {len(rows)} rows, where the batch has {layout.rows} here")
-        return RowsByCell(layout, self._gradients, self._chosen, self._threads)
+        return RowsByCell(layout, self._gradients, self._chosen, self._threads, self._batch.known is not None)
 
     def to_rows(self, weight: Tensor) -> Tensor:
         """(K,) -> (N, K): the same for each row; its gradient is summed over cells."""
@@ -91,14 +91,21 @@ class RowsByCell:
     Attributes:
         chosen: by product, shapes and the cells' sizes, whether all at once was found to be right.
         threads: compute cells.
+        in_microbatch: whether the networks will be shown other rows in the same call.
     """
 
     layout: Layout
     gradients: WeightGradients
     chosen: dict[tuple[object, ...], bool]
     threads: SideBySide
+    in_microbatch: bool
 
     def given(self, weight: Tensor) -> Tensor:
+        if self.in_microbatch and weight.requires_grad and not weight.is_leaf:
+            raise TypeError(
+                f"batch.rows_at_once: exact replicas cannot sum the gradients of a weight {tuple(weight.shape)} that a "
+                "layer computes at every call; derive the layer from MakesWeight, and set batch.rows_at_once=null"
+            )
         return self.gradients.one_for_each_cell(weight)
 
     def one(self, weights: Tensor) -> Tensor:
@@ -109,7 +116,7 @@ class RowsByCell:
             runs = [rows[piece.start : piece.stop] for piece in self.layout.pieces if piece.stop > piece.start]
             if not runs:
                 return product(rows, weight, bias)
-            return torch.cat(self.threads.map(lambda run: product(_aligned(run), weight, bias), runs))
+            return torch.cat(self.threads.map(lambda run: product(_aligned(run), weight, bias), runs, rows.device))
 
         return self._best(product, by_cell, product, rows, weight, bias)
 
@@ -126,7 +133,7 @@ class RowsByCell:
 
         def by_cell(gradient: Tensor, rows: Tensor, weight: Tensor) -> Tensor:
             lots = zip(layout.blocks(gradient), layout.blocks(rows), strict=True)
-            return torch.stack(self.threads.map(lambda lot: of_cell(*lot, weight), lots))
+            return torch.stack(self.threads.map(lambda lot: of_cell(*lot, weight), lots, rows.device))
 
         if not layout.present:
             return weight.new_zeros(layout.cells, *weight.shape)

@@ -21,11 +21,12 @@ class SideBySide:
         self._threads: ThreadPoolExecutor | None = None
         self._count = 1
 
-    def map(self, function: Callable[[Given], Made], given: Iterable[Given]) -> list[Made]:
-        """What the function makes of each; no gradient is recorded."""
-        count = torch.get_num_threads()
+    def map(self, function: Callable[[Given], Made], given: Iterable[Given], device: torch.device) -> list[Made]:
+        """What the function makes of each, on that device, where it has threads of torch's; records no gradient."""
+        count = torch.get_num_threads() if device.type == "cpu" else 1
         if count == 1:
-            return list(map(function, given))
+            with torch.no_grad():
+                return list(map(function, given))
         if self._threads is None or count != self._count:
             self._start(count)
         assert self._threads is not None
@@ -39,8 +40,8 @@ class SideBySide:
     def _start(self, count: int) -> None:
         if self._threads is not None:
             self._threads.shutdown()
-        self._threads, self._count = ThreadPoolExecutor(count), count
-        everyone = Barrier(count)
+        self._threads, self._count = ThreadPoolExecutor(count, "cells"), count
+        everyone = Barrier(count, timeout=60)  # Where no more threads may start, that is told, and not waited for.
 
         def begin(_: int) -> None:
             torch.get_num_threads()  # The first question makes the process's number the thread's own.

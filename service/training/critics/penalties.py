@@ -33,7 +33,7 @@ def penalties(
     total = torch.zeros(len(batch.own_rows), dtype=batch.dtype, device=batch.device)
     for regularizer, is_due in zip(regularizers, due, strict=True):
         for place, (game, critic) in enumerate(critics.items()):
-            if not is_due:
+            if not (is_due and regularizer.penalises):
                 continue
             penalty = _penalty(regularizer, critic, (fakes[game], reals[game]), heads, batch, number + place)
             if penalty is not None:

@@ -120,7 +120,7 @@ class AlternatingStepper(Stepper):
             for number in range(self._scheme.batches(step)):
                 real, draw = read(number), self._draw(step)
                 with torch.no_grad():
-                    views = context.make(context.generator, draw, real, distances=False).views
+                    views = context.make(context.generator, draw, real, with_terms=False).views
                 critic = self._critic(step, real, draw, context.pools.through(views))
                 self._update_critic(critic)
             with context.batch.passes(context.batch.own_rows, first=GENERATED_LATER):

@@ -17,7 +17,7 @@ from pipelines.components import name_of, resolve
 from service.losses.balances import TERMS, Balance
 from service.losses.balances.loss import LossBalance
 from service.losses.objectives import Objective, Scores
-from service.models.rows_apart import layers_that_look_at_the_batch
+from service.models.layer_kinds import layers_that_look_at_the_batch
 from service.replicas.rows import RowSet
 from service.tasks import Samples, View
 from service.training.context import TrainingContext
