@@ -9,13 +9,14 @@ import sys
 import time
 from collections.abc import Callable
 
-from benchmarks import data, exact, kills, memory, passes, recovery, replicas, startup, step, weights
+from benchmarks import bits, data, exact, kills, memory, passes, recovery, replicas, startup, step, weights
 
 ALL: dict[str, Callable[..., None]] = {
     "step": step.main,
     "passes": passes.main,
     "weights": weights.main,
     "replicas": replicas.main,
+    "bits": bits.main,
     "exact": exact.main,
     "memory": memory.main,
     "startup": startup.main,

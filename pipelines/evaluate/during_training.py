@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _thread
+import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
@@ -78,6 +79,8 @@ def _interrupted_when_replicas_leave(status: Any) -> Iterator[None]:
                     _thread.interrupt_main()
                     return
 
+    # A run that was started in the background of a shell has inherited that SIGINT is ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     watching = threading.Thread(target=watch, daemon=True, name="leaving")
     watching.start()
     try:
@@ -85,6 +88,7 @@ def _interrupted_when_replicas_leave(status: Any) -> Iterator[None]:
     finally:
         done.set()
         watching.join()
+        signal.signal(signal.SIGINT, before)
 
 
 def config(job: Job) -> ray.train.ValidationConfig:

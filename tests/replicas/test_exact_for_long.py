@@ -1,13 +1,13 @@
 """Exact replicas for as many steps as it takes a GAN to make a last bit into other images: 300.
 
-The methods of the published recipes, with networks of a few channels.
+The methods of the published recipes, with networks of a few channels. `python -m benchmarks bits` has more replicas.
 """
 
 import pytest
 
 from pipelines.storage.location import Location
 from tests.processes import run_replicas
-from tests.replicas.test_exact import TRANSLATIONS, Trained, assert_equal, train
+from tests.replicas.test_exact import TRANSLATIONS, assert_equal, train
 
 STEPS = 300
 _CRITIC_FIRST = "scheme={name: alternating, order: critic_first, critic_steps: 2}"
@@ -37,18 +37,7 @@ def data(digits: Location, digits_at_32: Location) -> dict[int, str]:
     return {16: digits.path, 32: digits_at_32.path}
 
 
-@pytest.fixture(scope="module")
-def alone(data: dict[int, str]) -> Trained:
-    return train(0, 1, data, METHODS, "float32", STEPS)
-
-
 @pytest.mark.long
-@pytest.mark.parametrize("count", [3, 8])
-def test_replicas_agree_to_the_last_bit(count: int, data: dict[int, str], alone: Trained) -> None:
-    assert_equal(run_replicas(count, train, data, METHODS, "float32", STEPS), alone)
-
-
-@pytest.mark.long
-def test_replicas_agree_in_bfloat16(data: dict[int, str]) -> None:
-    alone = train(0, 1, data, METHODS, "bfloat16", STEPS)
-    assert_equal(run_replicas(2, train, data, METHODS, "bfloat16", STEPS), alone)
+def test_two_replicas_agree_to_the_last_bit(data: dict[int, str]) -> None:
+    alone = train(0, 1, data, METHODS, "float32", STEPS)
+    assert_equal(run_replicas(2, train, data, METHODS, "float32", STEPS), alone)
