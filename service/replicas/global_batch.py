@@ -43,15 +43,6 @@ class GlobalBatch(Rows):
         """Whether torch's own kernels see all rows, and may take statistics as they do."""
         return self.collective.in_one_place and self.known is None
 
-    @property
-    def first_told(self) -> bool:
-        """Whether the last statistic is news: layers are told it for each micro-batch, and again for gradients."""
-        return self.known is None or self.known.first_told
-
-    def as_at_first(self, value: Tensor) -> Tensor:
-        """A copy of what a layer changes, as all rows of one call are to see it."""
-        return value.detach().clone() if self.known is None else self.known.as_at_first(value)
-
     def group_means(self, values: Tensor, count_per_row: int = 1) -> Tensor:
         """Batch-global means over each group, one collective for all of them.
 
@@ -62,10 +53,6 @@ class GlobalBatch(Rows):
             (groups, K), the same on every replica, differentiable.
         """
         return self._of_all_rows(values, lambda rows: self._group_means(rows, count_per_row))
-
-    def _of_all_rows(self, values: Tensor, take: Callable[[Tensor], Tensor], by_row: bool = False) -> Tensor:
-        """A statistic of rows, of all of them if some are at hand (`service.replicas.statistics`)."""
-        return take(values) if self.known is None else self.known.statistic(values, take, by_row)
 
     def _group_means(self, values: Tensor, count_per_row: int) -> Tensor:
         if self.groups == 1:

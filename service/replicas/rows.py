@@ -244,5 +244,18 @@ class Rows:
         """(N, per_row) values uniform on [0, 1), keyed by the present rows, or by others."""
         return randomness.uniform(self._key(name), self.step, self.rows if rows is None else rows, per_row)
 
+    @property
+    def first_told(self) -> bool:
+        """Whether the last statistic is news: layers are told it for each micro-batch, and again for gradients."""
+        return self.known is None or self.known.first_told
+
+    def as_at_first(self, value: Tensor) -> Tensor:
+        """A copy of what a layer changes, as all rows of one call are to see it."""
+        return value.detach().clone() if self.known is None else self.known.as_at_first(value)
+
+    def _of_all_rows(self, values: Tensor, take: Callable[[Tensor], Tensor], by_row: bool = False) -> Tensor:
+        """A statistic of rows, of all of them if some are at hand (`service.replicas.statistics`)."""
+        return take(values) if self.known is None else self.known.statistic(values, take, by_row)
+
     def _key(self, name: str) -> int:
         return randomness.key_of(self.seed, f"{name}, {self._part}" if self._part else name)

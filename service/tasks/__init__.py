@@ -6,7 +6,7 @@ A task plays one or more *games*, each a critic of its own that tells generated 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -54,6 +54,15 @@ class View(NamedTuple):
     def detached(self) -> View:
         given = None if self.given is None else self.given.detach()
         return View(self.images.detach(), given, self.kinds)
+
+    @classmethod
+    def joined(cls, views: Sequence[View]) -> View:
+        """Views, one after the other, as one."""
+        if len(views) == 1:
+            return views[0]
+        return cls(
+            *(None if parts[0] is None else torch.cat(parts) for parts in zip(*views, strict=True))  # type: ignore[arg-type]
+        )
 
     def part(self, kept: slice) -> View:
         """Some of its samples."""
@@ -162,6 +171,11 @@ class Task(Component):
     def shown(self, examples: Mapping[str, Tensor], made: Tensor) -> Tensor:
         """What a person should see of examples, and the images made of them."""
         return made
+
+
+def mean_terms(of_critics: Sequence[Mapping[str, Tensor]]) -> list[Tensor]:
+    """Losses of what critics say beside logits (`Task.head_terms`), (N,) by name for each critic: their means."""
+    return [torch.stack(losses).mean(0) for losses in zip(*(found.values() for found in of_critics), strict=True)]
 
 
 def distance(values: Tensor, others: Tensor) -> Tensor:

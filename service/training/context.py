@@ -77,11 +77,7 @@ class TrainingContext:
 
     def make(self, generator: nn.Module, draw: Mapping[str, Tensor], real: Samples, with_terms: bool = True) -> Made:
         """What the generator makes, with the task's terms of it and, if they are wanted, the recipe's."""
-
-        def make(given: tuple[Mapping[str, Tensor], Samples]) -> Made:
-            return self._make(generator, *given, with_terms)
-
-        return by_microbatch(make, (draw, real), self.batch, generator)
+        return by_microbatch(lambda rows: self._make(generator, *rows, with_terms), (draw, real), self.batch, generator)
 
     def _make(self, generator: nn.Module, draw: Mapping[str, Tensor], real: Samples, with_terms: bool) -> Made:
         made = self.task.make(generator, draw, real)

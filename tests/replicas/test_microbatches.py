@@ -57,9 +57,11 @@ def test_the_result_is_that_of_all_rows_at_once(data: dict[int, str]) -> None:
         train(0, 1, data, chosen, "float64", STEPS, exact=False) for chosen in (cases, at_once(cases, 4))
     )
     for name, values in expected.items():
-        for key, value in values.items():
-            if value.dim() > 1:  # Of biases before a norm rounding alone decides.
-                torch.testing.assert_close(found[name][key], value, rtol=1e-8, atol=1e-10, msg=f"{name}: {key}")
+        for key, value in values.items():  # Running statistics, spectral norm's vectors and losses too.
+            if key.endswith(".bias"):  # Of those before a norm rounding alone decides.
+                continue
+            apart = (found[name][key].double() - value.double()).abs().max()
+            assert apart <= 1e-8 * value.double().abs().max(), f"{name}: {key}"
 
 
 def test_exact_replicas_give_the_bits_of_all_rows_at_once(data: dict[int, str], exactly: Trained) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -50,24 +50,14 @@ def run_critic(
     """
 
     def outputs_of(view: View) -> Tensor:
-        given = [view.images] if view.given is None else [view.images, view.given]
-        outputs: Tensor = (call or critic)(*given)
+        outputs: Tensor = (call or critic)(*(value for value in view[:2] if value is not None))
         return outputs
 
-    view = joined(views)
+    view = View.joined(views)
     with batch.passes(*rows, first=first):
         outputs = by_microbatch(outputs_of, view, batch, critic)
     kinds = outputs.new_ones(len(outputs), 1) if view.kinds is None else view.kinds
     return CriticOutputs(outputs, kinds, rows, first)
-
-
-def joined(views: Sequence[View]) -> View:
-    """Views, one after the other, as one."""
-    if len(views) == 1:
-        return views[0]
-    return View(
-        *(None if parts[0] is None else torch.cat(parts) for parts in zip(*views, strict=True))  # type: ignore[arg-type]
-    )
 
 
 def gather_scores(
@@ -99,11 +89,6 @@ def gather_scores(
         ]
         for table, columns, found in zip(whole, width, outputs, strict=True)
     ], means
-
-
-def mean_terms(of_critics: Sequence[Mapping[str, Tensor]]) -> list[Tensor]:
-    """Losses of what critics say beside logits, (N,) by name for each critic: their means."""
-    return [torch.stack(losses).mean(0) for losses in zip(*(found.values() for found in of_critics), strict=True)]
 
 
 def _scores(logits: Tensor, kinds: Tensor, batch: GlobalBatch, number: int) -> Scores:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pipelines.components import Options, name_of
 from service.losses.objectives import Objective
-from service.tasks import Samples, View
+from service.tasks import Samples, View, mean_terms
 from service.training.context import TrainingContext
 from service.training.critics.passes import (
     COMPARED,
@@ -20,7 +20,6 @@ from service.training.critics.passes import (
     PENALISED,
     SHOWN_REAL,
     gather_scores,
-    mean_terms,
     run_critic,
 )
 from service.training.critics.penalties import penalties

@@ -19,7 +19,7 @@ from service.losses.balances.loss import LossBalance
 from service.losses.objectives import Objective, Scores
 from service.models.layer_kinds import layers_that_look_at_the_batch
 from service.replicas.rows import RowSet
-from service.tasks import Samples, View
+from service.tasks import Samples, View, mean_terms
 from service.training.context import TrainingContext
 from service.training.critics.joint_passes import two_passes, with_frozen_critic
 from service.training.critics.passes import (
@@ -27,7 +27,6 @@ from service.training.critics.passes import (
     PENALISED,
     CriticOutputs,
     gather_scores,
-    mean_terms,
     run_critic,
 )
 from service.training.critics.penalties import penalties
