@@ -6,8 +6,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torchmetrics.image.fid import FrechetInceptionDistance
-from torchmetrics.image.kid import poly_mmd
 
 #: KID is a mean over so many blocks of images, of at most so many each: its error is that of the mean.
 _BLOCKS, _BLOCK_ROWS = 10, 1000
@@ -47,6 +45,8 @@ class _Given(nn.Module):
 
 def fid(real: Tensor, generated: Tensor) -> float:
     """Of features (N, D) and (M, D)."""
+    from torchmetrics.image.fid import FrechetInceptionDistance  # Seconds, which no run that trains should wait.
+
     metric = FrechetInceptionDistance(feature=_Given(real.shape[1]), normalize=False).set_dtype(torch.float64)
     metric.update(real.double(), real=True)
     metric.update(generated.double(), real=False)
@@ -59,6 +59,8 @@ def kid(real: Tensor, generated: Tensor) -> Kid:
     Raises:
         ValueError: there are fewer than two rows for each block.
     """
+    from torchmetrics.image.kid import poly_mmd  # As above.
+
     rows = min(len(real), len(generated))
     size = min(_BLOCK_ROWS, rows // _BLOCKS)
     if size < 2:

@@ -72,9 +72,16 @@ def _number_after_the_last(folder: Location, beat_seconds: float) -> int:
             return max(numbers) + 1
         if seen != first:
             return 0
-        time.sleep(beat_seconds)
+        _wait_for_a_beat(beat_seconds, seen)
         seen = last.read()
     return max(numbers) + 1 if seen in (first, _RELEASED) else 0
+
+
+def _wait_for_a_beat(seconds: float, seen: bytes) -> None:
+    """Waits; not on, once the process that has left this beat is found to have died here."""
+    until = time.monotonic() + seconds
+    while (left := until - time.monotonic()) > 0 and not _died_here(seen):
+        time.sleep(min(left, 0.5))
 
 
 def _beat() -> bytes:

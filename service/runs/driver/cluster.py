@@ -7,7 +7,8 @@ import math
 import os
 import socket
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -32,6 +33,10 @@ _WORKER_ENVIRONMENT = {
     # How long replicas wait for room on a node that may have gone. Then Ray Train is asked again for what there is.
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "10",
 }
+
+
+#: Nobody drains a cluster that ends with its run.
+_LOCAL_ENVIRONMENT = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
 
 
 def connect(run: Run) -> None:
@@ -62,15 +67,31 @@ def connect(run: Run) -> None:
                     "(a cluster that wants a token wants RAY_AUTH_MODE=token)"
                 ) from error
     path = os.pathsep.join(dict.fromkeys([str(_ROOT), *(str(module.parent) for module in beside)]))
-    starting = {"env_vars": {**_WORKER_ENVIRONMENT, "PYTHONPATH": path}}
     try:
-        ray.init(address="local", include_dashboard=False, runtime_env=starting, **quiet)
+        # Inherited, and not a runtime environment: Ray's processes that stand ready could not be used in that.
+        with _environment({**_WORKER_ENVIRONMENT, **_LOCAL_ENVIRONMENT, "PYTHONPATH": path}):
+            ray.init(address="local", include_dashboard=False, **quiet)
     except Exception as error:  # Ray's own process manager raises plain ones.
         ray.shutdown()
         raise RunError(
             f"Ray does not start on this machine ({first_line(error)}); its logs are in "
             f"{os.environ.get('RAY_TMPDIR', '/tmp')}/ray/session_latest/logs; try again when the machine is less busy"  # noqa: S108
         ) from error
+
+
+@contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Within, processes that are started inherit these."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def _running() -> str | None:

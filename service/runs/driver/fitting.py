@@ -11,6 +11,7 @@ from typing import Any
 import ray
 import ray.train
 from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.callbacks import DatasetsCallback
 from ray.train.v2._internal.exceptions import WorkerGroupStartupFailedError, WorkerGroupStartupTimeoutError
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
@@ -90,12 +91,19 @@ def fit(
 
 
 class _Quiet:
-    """Ray Train without its own answer to Ctrl-C, which is to abort the run at the first."""
+    """Ray Train without its own answer to Ctrl-C, which is to abort the run at the first, and without Ray Data.
+
+    Shards are read by the replicas themselves; an actor for Ray Data's would cost two seconds at every start.
+    """
 
     controller: Any = None
 
     def _register_sigint_handler(self, controller: Any) -> None:
         self.controller = controller
+
+    def _create_default_callbacks(self) -> list[Any]:
+        made: list[Any] = super()._create_default_callbacks()  # type: ignore[misc]
+        return [callback for callback in made if not isinstance(callback, DatasetsCallback)]
 
 
 class _TorchTrainer(_Quiet, TorchTrainer):  # type: ignore[misc]  # Ray has no types.
