@@ -9,10 +9,11 @@ import sys
 import time
 from collections.abc import Callable
 
-from benchmarks import bits, data, exact, kills, memory, passes, recovery, replicas, startup, step, weights
+from benchmarks import bits, data, exact, kills, launches, memory, passes, recovery, replicas, startup, step, weights
 
 ALL: dict[str, Callable[..., None]] = {
     "step": step.main,
+    "launches": launches.main,
     "passes": passes.main,
     "weights": weights.main,
     "replicas": replicas.main,

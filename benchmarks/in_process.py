@@ -18,13 +18,20 @@ from service.runs.on_replica.replica import Replica
 
 @contextmanager
 def opened(recipe: str, overrides: list[str], storage: str) -> Iterator[Replica]:
-    """The only replica of a run, on the CPU, with its data ingested into `storage`."""
+    """This process's replica of a run, the only one if no process group stands; its data are ingested into `storage`.
+
+    It is on the CPU.
+    """
     run = load(recipe, [*overrides, f"storage={storage}"])
+    accelerator = TorchDistributed(torch.device("cpu"))
+    place = accelerator.reads_as, accelerator.world_size
     loaders = [
-        open_loader(Location.of(shards), run.data.transform, run.batch.size, run.order_seed(number), cells=run.cells)
+        open_loader(
+            Location.of(shards), run.data.transform, run.batch.size, run.order_seed(number), *place, cells=run.cells
+        )
         for number, (shards, _) in enumerate(prepare_all(run, Console(quiet=True)))
     ]
-    replica = Replica(run, TorchDistributed(torch.device("cpu")), *loaders)
+    replica = Replica(run, accelerator, *loaders)
     try:
         yield replica
     finally:

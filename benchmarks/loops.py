@@ -35,10 +35,12 @@ def authors_networks(image: ImageShape) -> tuple[nn.Module, nn.Module]:
     return generator, critic
 
 
-def authors_loop(image: ImageShape, size: int) -> Callable[[Tensor], None]:
+def authors_loop(image: ImageShape, size: int, foreach: bool | None = None) -> Callable[[Tensor], None]:
     """One step of the notebook's loop, on real images (size, C, H, W) in [-1, 1]."""
     generator, critic = authors_networks(image)
-    optimizer = torch.optim.Adam([*generator.parameters(), *critic.parameters()], lr=2e-4, betas=(0.5, 0.999))
+    optimizer = torch.optim.Adam(
+        [*generator.parameters(), *critic.parameters()], lr=2e-4, betas=(0.5, 0.999), foreach=foreach
+    )
     valid, fake = torch.ones(size, 1), torch.zeros(size, 1)
     last = torch.zeros(size, *image)
 

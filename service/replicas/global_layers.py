@@ -152,6 +152,7 @@ class KeyedDropout(nn.Module):
     def __init__(self, plain: nn.Dropout | nn.Dropout2d, batch: GlobalBatch, name: str) -> None:
         super().__init__()
         self.p = plain.p
+        self._scale = (torch.ones((), dtype=torch.float32) / (1.0 - self.p)).item()
         self.whole_channels = isinstance(plain, _CHANNEL_DROPOUTS)
         self.name = name
         self.batch = batch
@@ -161,8 +162,9 @@ class KeyedDropout(nn.Module):
             return x
         shape = x.shape[1:2] if self.whole_channels else x.shape[1:]
         drawn = self.batch.uniform(self.batch.layer_key(self.name), shape.numel())
-        # In bfloat16 the factor would be rounded, and what is left be larger or smaller than what was there.
-        mask = (drawn >= self.p).to(torch.promote_types(x.dtype, torch.float32)) / (1.0 - self.p)
+        kept = drawn >= self.p
+        # In float32 for bfloat16: rounded, the factor would leave more or less than there was.
+        mask = kept.to(x.dtype) / (1.0 - self.p) if x.dtype == torch.float64 else kept * self._scale
         mask = mask.view(len(x), *shape)
         return (x * (_channels(mask, x) if self.whole_channels else mask)).to(x.dtype)
 

@@ -40,8 +40,25 @@ def bits(key: int, step: Tensor | int, rows: Tensor, per_row: int) -> Tensor:
     Returns:
         (N, per_row) int64 in [0, 2**32).
     """
-    columns = torch.arange(per_row, device=rows.device)
-    counter = (rows[:, None] * per_row + columns) + (step << _VALUE_BITS)
+    return squares(counters(rows, per_row), step, key)
+
+
+def counters(rows: Tensor, per_row: int) -> Tensor:
+    """(N, per_row) int64: the numbers of one draw's values."""
+    return rows[:, None] * per_row + torch.arange(per_row, device=rows.device)
+
+
+def squares(values: Tensor, step: Tensor | int, key: Tensor | int) -> Tensor:
+    """32 random bits for each of some draws' values.
+
+    Args:
+        values: int64, their `counters`.
+        key: of all, or of each.
+
+    Returns:
+        int64 in [0, 2**32), of the values' shape.
+    """
+    counter = values + (step << _VALUE_BITS)
     y = counter * key
     z = y + key
     x = _rotate(y * y + y)
@@ -52,20 +69,38 @@ def bits(key: int, step: Tensor | int, rows: Tensor, per_row: int) -> Tensor:
 
 def uniform(key: int, step: Tensor | int, rows: Tensor, per_row: int) -> Tensor:
     """(N, per_row) float32, uniform on [0, 1), from `bits`; every value is a multiple of 2**-24."""
-    return torch.bitwise_right_shift(bits(key, step, rows, per_row), 8).to(torch.float32) * 2.0**-24
+    return to_uniform(bits(key, step, rows, per_row))
+
+
+def to_uniform(drawn: Tensor) -> Tensor:
+    """Random bits -> as many values of `uniform`."""
+    return torch.bitwise_right_shift(drawn, 8).to(torch.float32) * 2.0**-24
 
 
 def normal(key: int, step: Tensor | int, rows: Tensor, per_row: int) -> Tensor:
-    """(N, per_row) float32, standard normal, by Box and Muller's transform of `bits`.
+    """(N, per_row) float32, standard normal, by Box and Muller's transform of `bits`."""
+    half = pairs(per_row)
+    return torch.cat(to_normal(*bits(key, step, rows, 2 * half).split(half, 1)), 1)[:, :per_row]
+
+
+def pairs(per_row: int) -> int:
+    """How many pairs of random bits so many normal values take."""
+    return (per_row + 1) // 2
+
+
+def to_normal(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """Two tensors of random bits -> as many values of `normal`.
 
     The transform runs in float64: vectorised and scalar logarithms differ in their last bit, and which of
     them a value meets depends on its place in the tensor, that is, on the number of replicas.
     """
-    half = (per_row + 1) // 2
-    unit = (bits(key, step, rows, 2 * half).to(torch.float64) + 0.5) * 2.0**-32
-    radius = torch.sqrt(-2.0 * torch.log(unit[:, :half]))
-    angle = 2.0 * math.pi * unit[:, half:]
-    return torch.cat([radius * torch.cos(angle), radius * torch.sin(angle)], 1)[:, :per_row].to(torch.float32)
+    radius = torch.sqrt(-2.0 * torch.log(_unit(first)))
+    angle = 2.0 * math.pi * _unit(second)
+    return (radius * torch.cos(angle)).to(torch.float32), (radius * torch.sin(angle)).to(torch.float32)
+
+
+def _unit(drawn: Tensor) -> Tensor:
+    return (drawn.to(torch.float64) + 0.5) * 2.0**-32
 
 
 def _rotate(x: Tensor) -> Tensor:

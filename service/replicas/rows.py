@@ -13,13 +13,18 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
 from service.replicas import randomness
+from service.replicas.noise import Draw, Noise
 from service.replicas.statistics import Known
+
+T = TypeVar("T")
+#: What is the same at every step is kept for so many sets of rows.
+_MOST_KEPT = 256
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +63,7 @@ class Shown(NamedTuple):
 
     Attributes:
         numbers: (N,) of all rows, with their passes.
+        runs: (first, count) of each run of them.
         sets: the rows of each pass.
         first_group: of the first pass.
         shards: groups of a pass.
@@ -65,6 +71,7 @@ class Shown(NamedTuple):
     """
 
     numbers: Tensor
+    runs: tuple[tuple[int, int], ...]
     sets: tuple[RowSet, ...]
     first_group: int
     shards: int
@@ -99,6 +106,7 @@ class Rows:
     Attributes:
         own_rows: the rows that this replica has of one pass.
         arithmetic: what networks compute within (`service.replicas.products`).
+        noise: makes a step's draws at once; None: each is made by itself, as a compiler sees all of them anyhow.
         rows_at_once: how many rows of a pass go through a network in one call (`service.replicas.microbatches`).
         known: the statistics that layers are told, which are being shown a micro-batch; None: they see all rows.
     """
@@ -120,9 +128,11 @@ class Rows:
         self.dtype = dtype
         self.arithmetic: AbstractContextManager[Any] = nullcontext()
         self.rows_at_once: int | None = None
+        self.noise: Noise | None = None
         self.known: Known | None = None
+        self._kept: dict[Any, Any] = {}
         self._place = place or (lambda first, count, size: torch.arange(first, first + count, device=device))
-        self.step = self.scalar(0)
+        self.step, self._number = self.scalar(0), 0
         self.own_rows = RowSet(torch.arange(0, device=device), 0, (0,))
         self._shown: Shown
         self._show((self.own_rows,), 0)
@@ -135,10 +145,13 @@ class Rows:
         Args:
             cells: how many of them are of each of its cells [default: it has one].
         """
-        self.step = self.scalar(step)
+        self._count_to(step)
+        if self.noise is not None and not part:
+            self.noise.begin()
         numbers = self._place(first_row, count, self.size)
         first = 0 if len(numbers) == self.size else first_row
-        self.own_rows = RowSet(numbers, first, tuple(cells) or (len(numbers),))
+        of_cells = tuple(cells) or (len(numbers),)
+        self.own_rows = self._once((first, of_cells, self.size), lambda: RowSet(numbers, first, of_cells))
         self._part = f"part {part}" if part else ""
         self._layer_calls.clear()
         self._show((self.own_rows,), 0)
@@ -154,9 +167,34 @@ class Rows:
             self._shown = before
 
     def _show(self, rows: Sequence[RowSet], first: int) -> None:
-        numbered = [part.numbers + (first + index) * self.size for index, part in enumerate(rows)]
+        sets = tuple(rows)
+        self._shown = self._once((sets, first, self.size), lambda: self._numbered(sets, first))
+
+    def _numbered(self, sets: tuple[RowSet, ...], first: int) -> Shown:
+        passes = [number * self.size for number in range(first, first + len(sets))]
+        numbered = [part.numbers + offset for part, offset in zip(sets, passes, strict=True)]
         numbers = numbered[0] if len(numbered) == 1 else torch.cat(numbered)
-        self._shown = Shown(numbers, tuple(rows), first * self.shards, self.shards, self.group_size)
+        runs = tuple((part.first + offset, len(part)) for part, offset in zip(sets, passes, strict=True))
+        return Shown(numbers, runs, sets, first * self.shards, self.shards, self.group_size)
+
+    def _once(self, key: Any, make: Callable[[], T]) -> T:
+        """What is made of the same rows at every step, made once. A compiler is to see it made each time."""
+        if self.noise is None:
+            return make()
+        if key not in self._kept:
+            if len(self._kept) == _MOST_KEPT:
+                self._kept.clear()
+            self._kept[key] = make()
+        found: T = self._kept[key]
+        return found
+
+    def _count_to(self, step: int) -> None:
+        """The next step is counted to on the device, for which the host does not have to be asked."""
+        if self.noise is not None and step == self._number + 1:
+            self.step.add_(1)
+        elif self.noise is None or step != self._number:
+            self.step = self.scalar(step)
+        self._number = step
 
     @property
     def present(self) -> Present:
@@ -202,7 +240,8 @@ class Rows:
         before = self.present
         kept = slice(-self.own_rows.first % every, None, every)
         self.size, self.group_size = self.size // every, self.group_size // every
-        self.own_rows = self.own_rows.subsampled(kept, every)
+        every_row = self.own_rows
+        self.own_rows = self._once((every_row, every), lambda: every_row.subsampled(kept, every))
         self._part = f"{self._part}, thinned"  # Rows have other numbers now, and may not draw what those draw.
         try:
             with self.passes(self.own_rows):
@@ -213,12 +252,15 @@ class Rows:
     @contextmanager
     def drawing_at(self, step: int) -> Iterator[None]:
         """Within, noise is that of another step."""
-        before = self.step
-        self.step = self.scalar(step)
+        if step == self._number:
+            yield
+            return
+        before = self.step, self.noise
+        self.step, self.noise = self.scalar(step), None
         try:
             yield
         finally:
-            self.step = before
+            self.step, self.noise = before
 
     def scalar(self, value: int) -> Tensor:
         """A 0-dimensional int64 on the device.
@@ -229,7 +271,7 @@ class Rows:
 
     def all_rows(self, number: int = 0) -> Tensor:
         """(size,) the rows of the whole batch in pass `number`, wherever they are."""
-        return torch.arange(self.size, device=self.device) + number * self.size
+        return self._once((number, self.size), lambda: torch.arange(self.size, device=self.device) + number * self.size)
 
     def layer_key(self, layer: str) -> str:
         """A name for a layer's draws: another one each time that a pass goes through the layer."""
@@ -238,11 +280,31 @@ class Rows:
 
     def normal(self, name: str, per_row: int) -> Tensor:
         """(N, per_row) standard normal values, keyed by the rows."""
-        return randomness.normal(self._key(name), self.step, self.rows, per_row).to(self.dtype)
+        drawn = self._draw("normal", name, per_row, self._shown.runs, lambda: self.rows)
+        return drawn.to(self.dtype)
 
-    def uniform(self, name: str, per_row: int, rows: Tensor | None = None) -> Tensor:
-        """(N, per_row) values uniform on [0, 1), keyed by the present rows, or by others."""
-        return randomness.uniform(self._key(name), self.step, self.rows if rows is None else rows, per_row)
+    def uniform(self, name: str, per_row: int) -> Tensor:
+        """(N, per_row) values uniform on [0, 1), keyed by the rows."""
+        return self._draw("uniform", name, per_row, self._shown.runs, lambda: self.rows)
+
+    def uniform_for_all(self, name: str, per_row: int, number: int = 0) -> Tensor:
+        """(size, per_row) values uniform on [0, 1), keyed by all rows of pass `number`, wherever they are."""
+        runs = ((number * self.size, self.size),)
+        return self._draw("uniform", name, per_row, runs, lambda: self.all_rows(number))
+
+    def _draw(
+        self,
+        kind: Literal["uniform", "normal"],
+        name: str,
+        per_row: int,
+        runs: tuple[tuple[int, int], ...],
+        rows: Callable[[], Tensor],
+    ) -> Tensor:
+        draw = Draw(kind, self._key(name), per_row, runs)
+        if self.noise is not None and self.known is None and draw.small:
+            return self.noise.draw(draw, self.step)
+        by_itself = randomness.normal if kind == "normal" else randomness.uniform
+        return by_itself(draw.key, self.step, rows(), per_row)
 
     @property
     def first_told(self) -> bool:

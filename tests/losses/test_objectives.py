@@ -144,9 +144,12 @@ def logits() -> tuple[Tensor, Tensor]:
     return fake.requires_grad_(), real.requires_grad_()
 
 
+def one_hot(values: Tensor) -> Tensor:
+    return nn.functional.one_hot(KINDS).to(values.dtype)[None]
+
+
 def judged(values: Tensor) -> Scores:
-    kinds = nn.functional.one_hot(KINDS).to(values.dtype)[None]
-    return Scores(values[None], kinds, lambda name: torch.full((1, SAMPLES, 1), 0.5))
+    return Scores(values[None], one_hot(values), lambda name: torch.full((1, SAMPLES, 1), 0.5))
 
 
 @pytest.mark.parametrize("name", list(FORMULAS))
@@ -179,7 +182,7 @@ def test_shards_do_not_mix() -> None:
     for described, _ in FORMULAS.values():
         objective = resolve("service.losses.objectives", described, Objective)
         fake, real = (values.detach() for values in logits())
-        both = [Scores(torch.stack([one, one.flip(1) * 2]), judged(one).kinds.expand(2, -1, -1), judged(one).draw)
+        both = [Scores(torch.stack([one, one.flip(1) * 2]), one_hot(one).expand(2, -1, -1), judged(one).draw)
                 for one in (fake, real)]  # fmt: skip
         for loss, alone in zip(
             [objective.generator(*both), *objective.critic(*both)],

@@ -118,7 +118,7 @@ def test_sums_of_cells_leave_no_row_out() -> None:
         RowSet(torch.arange(first, first + sum(cells)), first, cells)
         for first, cells in ((3, (2, 0, 3)), (4, (1, 2, 3)))
     )
-    layout = Layout(Shown(torch.empty(0), sets, 0, shards=2, group_size=5), cells=3)
+    layout = Layout(Shown(torch.empty(0), (), sets, 0, shards=2, group_size=5), cells=3)
     values = torch.randn(11, 4, dtype=torch.float64)
     groups = torch.tensor([0, 0, 1, 1, 1, 2, 3, 3, 3, 3, 3])
     expected = torch.zeros(4, 4, dtype=torch.float64).index_add(0, groups, values)

@@ -1,8 +1,11 @@
+import itertools
 import math
 
 import pytest
 import torch
 
+from benchmarks.operations import Counting
+from service.replicas.noise import Draw, Noise
 from service.replicas.randomness import bits, key_of, normal, uniform
 
 MASK = (1 << 64) - 1
@@ -63,3 +66,27 @@ def test_draws_have_the_distribution_they_say(name: str) -> None:
     assert abs(float((gauss**4).mean()) - 3) < 0.15
     neighbours = torch.corrcoef(torch.stack([gauss[:, :-1].flatten(), gauss[:, 1:].flatten()]))[0, 1]
     assert abs(float(neighbours)) < 0.012
+
+
+def test_draws_of_a_step_are_made_at_once_and_are_what_each_is_by_itself() -> None:
+    """Of some sets of rows, with odd lengths, and one that has no row here."""
+    rows = [((0, 8),), ((21, 5), (85, 5)), ((3, 0),)]
+    draws = [
+        Draw(kind, key_of(0, f"{kind} {number}"), per_row, of_draw)
+        for kind in ("uniform", "normal")
+        for number, (per_row, of_draw) in enumerate(itertools.product((1, 4, 7), rows))
+    ]
+    noise = Noise(torch.device("cpu"))
+    counted = []
+    for step in range(3):
+        noise.begin()
+        with Counting() as count:
+            made = {draw: noise.draw(draw, torch.tensor(step)) for draw in draws}
+        counted.append(count.operations)
+        for draw, values in made.items():
+            numbers = torch.cat([torch.arange(first, first + length) for first, length in draw.rows])
+            by_itself = (uniform if draw.kind == "uniform" else normal)(draw.key, step, numbers, draw.per_row)
+            assert torch.equal(values, by_itself), (step, draw)
+    assert counted[0] > 400, "nobody has said what the first step draws"
+    assert counted[1] > counted[2]  # Keys and counters are made once.
+    assert counted[2] < 45 + len(draws), "the operations of one draw of either kind, and one to join each pair"

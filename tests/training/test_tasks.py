@@ -159,7 +159,7 @@ def test_a_pool_is_the_replay_buffer_of_the_notebooks() -> None:
     swaps = 0
     for step in range(6):
         batch.start(step, 0, SIZE)
-        drawn = batch.uniform("pool image", 2, batch.all_rows())
+        drawn = batch.uniform_for_all("pool image", 2)
         fakes, expected = images(step), []
         for image, (coin, where) in zip(fakes, drawn.tolist(), strict=True):
             if len(kept) < size:

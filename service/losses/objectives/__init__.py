@@ -20,12 +20,12 @@ class Scores(NamedTuple):
 
     Attributes:
         logits: (shards, S, F), high for what it holds to be real; F is 1, or the patches of a patch critic.
-        kinds: (shards, S, K), one-hot: what kind each sample is of; K is 1 where there is but one.
+        kinds: (shards, S, K), one-hot: what kind each sample is of; None where there is but one.
         draw: name -> (shards, S, 1) values uniform on [0, 1), another for every sample and name.
     """
 
     logits: Tensor
-    kinds: Tensor
+    kinds: Tensor | None
     draw: Callable[[str], Tensor]
 
 

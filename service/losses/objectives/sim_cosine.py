@@ -37,8 +37,9 @@ class SimCosine(Objective):
         whole = 1 - F.cosine_similarity(ours.mean(1), theirs.mean(1), dim=-1, eps=_EPS)
         if not self.per_kind:
             return whole
-        from_real = _of_kinds(1 - _cosines(theirs, ours, fake.kinds), real.kinds, fake.kinds)
-        from_fake = _of_kinds(1 - _cosines(ours, theirs, real.kinds), fake.kinds, real.kinds)
+        of_fake, of_real = _kinds(fake), _kinds(real)
+        from_real = _of_kinds(1 - _cosines(theirs, ours, of_fake), of_real, of_fake)
+        from_fake = _of_kinds(1 - _cosines(ours, theirs, of_real), of_fake, of_real)
         return ((from_real + from_fake) / 2 + whole) / 2
 
     def critic(self, fake: Scores, real: Scores) -> tuple[Tensor, Tensor]:
@@ -46,9 +47,15 @@ class SimCosine(Objective):
             half = _least_squares(real, fake, -1)
             return half, half
         ours, theirs = torch.sigmoid(fake.logits), torch.sigmoid(real.logits)
-        on_real = F.relu(_cosines(theirs, ours, fake.kinds) - self.margin)
-        on_fake = F.relu(_cosines(ours, theirs, real.kinds) - self.margin)
-        return _of_kinds(on_real, real.kinds, fake.kinds), _of_kinds(on_fake, fake.kinds, real.kinds)
+        of_fake, of_real = _kinds(fake), _kinds(real)
+        on_real = F.relu(_cosines(theirs, ours, of_fake) - self.margin)
+        on_fake = F.relu(_cosines(ours, theirs, of_real) - self.margin)
+        return _of_kinds(on_real, of_real, of_fake), _of_kinds(on_fake, of_fake, of_real)
+
+
+def _kinds(scores: Scores) -> Tensor:
+    """(shards, S, K), one-hot."""
+    return torch.ones_like(scores.logits[..., :1]) if scores.kinds is None else scores.kinds
 
 
 def _cosines(vectors: Tensor, others: Tensor, kinds: Tensor) -> Tensor:

@@ -37,6 +37,8 @@ class Accelerator(Protocol):
     fused: bool
     #: Whether what one process asks of its device, all must ask: none can then make images by itself.
     in_step: bool
+    #: Whether a compiler makes one program of a step.
+    compiles: bool
 
     def wrap(self, loss: nn.Module, some_unused: bool = False) -> nn.Module:
         """`loss`, whose parameters' gradients will be averaged over the replicas.

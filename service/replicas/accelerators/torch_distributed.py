@@ -18,6 +18,7 @@ class TorchDistributed:
 
     fused = True
     in_step = False
+    compiles = False
 
     def __init__(self, device: torch.device) -> None:
         self.device = device

@@ -37,6 +37,7 @@ class Xla:
     """
 
     fused = False
+    compiles = True
     _order: Tensor | None
 
     def __init__(self, rank: int = 0, world_size: int = 1) -> None:

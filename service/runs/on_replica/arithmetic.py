@@ -12,6 +12,7 @@ from service.replicas.exact.gradients import WeightGradients
 from service.replicas.exact.kernels import ByCell
 from service.replicas.exact.layers import ExactLayers
 from service.replicas.global_batch import GlobalBatch
+from service.replicas.noise import Noise
 from service.replicas.products import AtOnce, Products
 
 
@@ -34,4 +35,6 @@ def new_batch(run: Run, accelerator: Accelerator, most: int) -> GlobalBatch:
         if run.dtype == "bfloat16":
             batch.arithmetic = Products(AtOnce())
     batch.rows_at_once = run.batch.rows_at_once
+    if not accelerator.compiles:
+        batch.noise = Noise(device)
     return batch

@@ -41,7 +41,7 @@ class Pools:
             images = batch.gather(view.images, batch.own_rows)
             if game not in self._images:
                 self._images[game] = images.new_zeros((self._size, *images.shape[1:]))
-            drawn = batch.uniform(f"pool {game}", 2, batch.all_rows())
+            drawn = batch.uniform_for_all(f"pool {game}", 2)
             kept, chosen = _pass(self._size, drawn, places)
             everything = torch.cat([self._images[game], images])
             self._images[game] = everything.index_select(0, kept)

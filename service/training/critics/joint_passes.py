@@ -27,8 +27,8 @@ def with_frozen_critic(
 
     on_fake = run_critic(critic, views[:1], rows[:1], batch, GENERATED, held)
     others = run_critic(critic, views[1:], rows[1:], batch, SHOWN_REAL)
-    outputs, kinds = torch.cat([on_fake.outputs, others.outputs]), torch.cat([on_fake.kinds, others.kinds])
-    return CriticOutputs(outputs, kinds, rows, GENERATED)
+    outputs = torch.cat([on_fake.outputs, others.outputs])
+    return CriticOutputs(outputs, View.joined(views).kinds, rows, GENERATED)
 
 
 def two_passes(critic: nn.Module, views: Sequence[View], rows: Sequence[RowSet], batch: GlobalBatch) -> CriticOutputs:
@@ -38,7 +38,8 @@ def two_passes(critic: nn.Module, views: Sequence[View], rows: Sequence[RowSet],
     shown = fake._replace(images=scaled(fake.images, ratio))
     both = run_critic(critic, (shown, real), rows[:2], batch, GENERATED)
     sizes = [len(part) for part in rows[:2]]
-    (on_fake, on_real), (kinds, kinds_of_real) = both.outputs.split(sizes), both.kinds.split(sizes)
+    on_fake, on_real = both.outputs.split(sizes)
     of_generator, of_critic = twice(on_fake, ratio)
     outputs = torch.cat([of_generator, on_real, of_critic])
-    return CriticOutputs(outputs, torch.cat([kinds, kinds_of_real, kinds]), rows, GENERATED)
+    kinds = None if both.kinds is None else torch.cat([both.kinds, both.kinds[: sizes[0]]])
+    return CriticOutputs(outputs, kinds, rows, GENERATED)

@@ -23,13 +23,13 @@ class CriticOutputs(NamedTuple):
 
     Attributes:
         outputs: (N, F + heads).
-        kinds: (N, K).
+        kinds: (N, K); None where there is but one.
         rows: the sets; each is one pass.
         first: the first pass's number.
     """
 
     outputs: Tensor
-    kinds: Tensor
+    kinds: Tensor | None
     rows: Sequence[RowSet]
     first: int
 
@@ -56,8 +56,7 @@ def run_critic(
     view = View.joined(views)
     with batch.passes(*rows, first=first):
         outputs = by_microbatch(outputs_of, view, batch, critic)
-    kinds = outputs.new_ones(len(outputs), 1) if view.kinds is None else view.kinds
-    return CriticOutputs(outputs, kinds, rows, first)
+    return CriticOutputs(outputs, view.kinds, rows, first)
 
 
 def gather_scores(
@@ -74,25 +73,29 @@ def gather_scores(
         By critic, by pass, the whole batch's logits; and the terms' means, (terms, shards).
     """
     width = [found.outputs.shape[1] - heads for found in outputs]
-    tables = [
-        (torch.cat([found.outputs[:, :columns], found.kinds], 1), found.rows)
-        for found, columns in zip(outputs, width, strict=True)
-    ]
+    tables = [(_logits_and_kinds(found, columns), found.rows) for found, columns in zip(outputs, width, strict=True)]
     if terms:
         tables.append((torch.stack(list(terms), 1), [batch.own_rows]))
     whole = batch.whole(*tables)
     means = whole.pop()[0].mean(1).T if terms else batch.step.new_zeros((0, batch.shards), dtype=batch.dtype)
     return [
-        [
-            _scores(one[:, :, :columns], one[:, :, columns:], batch, found.first + number)
-            for number, one in enumerate(table)
-        ]
+        [_scores(one, columns, batch, found.first + number) for number, one in enumerate(table)]
         for table, columns, found in zip(whole, width, outputs, strict=True)
     ], means
 
 
-def _scores(logits: Tensor, kinds: Tensor, batch: GlobalBatch, number: int) -> Scores:
-    def draw(name: str) -> Tensor:
-        return batch.uniform(name, 1, batch.all_rows(number)).view(batch.shards, batch.group_size, 1)
+def _logits_and_kinds(found: CriticOutputs, columns: int) -> Tensor:
+    """(N, F + K); (N, F) where there is but one kind."""
+    logits = found.outputs if found.outputs.shape[1] == columns else found.outputs[:, :columns]
+    return logits if found.kinds is None else torch.cat([logits, found.kinds], 1)
 
-    return Scores(logits, kinds, draw)
+
+def _scores(table: Tensor, columns: int, batch: GlobalBatch, number: int) -> Scores:
+    """Of one pass: (shards, group_size, F + K), as `_logits_and_kinds` has them."""
+
+    def draw(name: str) -> Tensor:
+        return batch.uniform_for_all(name, 1, number).view(batch.shards, batch.group_size, 1)
+
+    if table.shape[2] == columns:
+        return Scores(table, None, draw)
+    return Scores(table[:, :, :columns], table[:, :, columns:], draw)

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+_NEVER = torch.iinfo(torch.int64).max
+
 
 @dataclass(frozen=True)
 class Diverged:
@@ -35,7 +37,7 @@ class Divergence:
 
     def __init__(self, terms: Sequence[str], device: torch.device) -> None:
         self.terms = tuple(terms)
-        self._first = torch.full((len(terms),), -1, dtype=torch.int64, device=device)
+        self._first = torch.full((len(terms),), _NEVER, dtype=torch.int64, device=device)
 
     def watch(self, losses: Tensor, step: Tensor, first_term: int = 0) -> Tensor:
         """Note which of `losses` are not finite at `step`.
@@ -48,18 +50,20 @@ class Divergence:
         Returns:
             0-dimensional float32: 1 if this step or an earlier one diverged, and must not update.
         """
-        bad = ~torch.isfinite(losses.detach()).reshape(len(losses), -1).all(1)
+        values = losses.detach()
+        differences = values - values  # Not zero where a value is not finite.
+        bad = (differences if values.dim() == 1 else differences.flatten(1).sum(1)) != 0
         known = self._first[first_term : first_term + len(bad)]
-        known.copy_(torch.where(bad & (known < 0), step, known))
-        return (self._first >= 0).any().to(torch.float32)
+        torch.minimum(known, torch.where(bad, step, _NEVER), out=known)
+        return (self._first.min() < _NEVER).to(torch.float32)
 
     def first_steps(self) -> dict[str, Tensor]:
         """By term, the first step at which its loss was not finite, or -1: 0-dimensional, on the device."""
-        return dict(zip(self.terms, self._first, strict=True))
+        return dict(zip(self.terms, torch.where(self._first < _NEVER, self._first, -1), strict=True))
 
     def diverged(self) -> Diverged | None:
         """The first divergence so far. Waits for the device."""
-        return first_divergence(dict(zip(self.terms, self._first.tolist(), strict=True)))
+        return first_divergence({term: float(first) for term, first in self.first_steps().items()})
 
 
 def first_divergence(first_steps: Mapping[str, float]) -> Diverged | None:

@@ -101,7 +101,7 @@ class JointStepper(Stepper):
         loss, made, losses, weights, others = self._loss(draw, real, self._previous, self._rows, due)
         loss.backward()
         means = losses.detach().mean((0, 2))
-        skip = self.divergence.watch(torch.cat([means, others.mean(1)]), batch.step)
+        skip = self.divergence.watch(torch.cat([means, others.mean(1)]) if len(others) else means, batch.step)
         context.accelerator.step(self._optimizer, skip)
         self._previous, self._rows = context.pools.through(made), batch.own_rows
         self.fakes = next(iter(made.values())).images.detach()
@@ -186,7 +186,9 @@ class _JointLoss(nn.Module):
         whole, others = gather_scores(outputs, task.heads, batch, terms)
         losses, weights = (torch.stack(found) for found in zip(*map(self._weighted, whole), strict=True))
         # Shards are summed, not averaged: the author's TPU-like loop accumulates one backward pass a shard.
-        loss = (weights * losses).sum((1, 2)).mean() + others.sum()
+        loss = (weights * losses).sum((1, 2)).mean()
+        if len(others):
+            loss = loss + others.sum()
         return loss, made.views, losses, weights.detach(), others.detach()
 
     def _weighted(self, scores: list[Scores]) -> tuple[Tensor, Tensor]:
