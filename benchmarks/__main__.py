@@ -9,7 +9,21 @@ import sys
 import time
 from collections.abc import Callable
 
-from benchmarks import bits, data, exact, kills, launches, memory, passes, recovery, replicas, startup, step, weights
+from benchmarks import (
+    bits,
+    compiled,
+    data,
+    exact,
+    kills,
+    launches,
+    memory,
+    passes,
+    recovery,
+    replicas,
+    startup,
+    step,
+    weights,
+)
 
 ALL: dict[str, Callable[..., None]] = {
     "step": step.main,
@@ -19,6 +33,7 @@ ALL: dict[str, Callable[..., None]] = {
     "replicas": replicas.main,
     "bits": bits.main,
     "exact": exact.main,
+    "compile": compiled.main,
     "memory": memory.main,
     "startup": startup.main,
     "kills": kills.main,

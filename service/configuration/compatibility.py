@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from pipelines.components import ConfigError, name_of
+from pipelines.data.plan import LANES
 from pipelines.storage.location import check_uri
 from service.configuration.config import Run
 from service.losses.objectives import Objective, Scores
@@ -66,6 +67,8 @@ def check(run: Run) -> None:
         raise ConfigError(f"batch.shards: {run.batch.shards} does not divide batch.size, {run.batch.size}")
     if run.batch.size // run.batch.shards < 2 and not run.task.translates:
         raise ConfigError(f"batch.size: {run.batch.size} leaves fewer than two samples for each of the statistics")
+    if run.compile:
+        _check_compiled(run)
     if run.exact and run.replicas > run.batch.cells:
         raise ConfigError(
             f"replicas: {run.replicas} exact replicas cannot share {run.batch.cells} cells; set batch.cells higher "
@@ -99,6 +102,26 @@ def _check_losses(objective: Objective, outputs: int) -> None:
                 f"objective {name_of(objective)}: the loss ({name}) of {shards} batch shards has the shape "
                 f"{tuple(loss.shape)}; return one value for each shard, (shards,), as batch_mean does"
             )
+
+
+def _check_compiled(run: Run) -> None:
+    """Raise ConfigError if a step cannot be compiled as a whole."""
+    penalties = [name_of(regularizer) for regularizer in run.regularizers if regularizer.penalises]
+    if penalties:
+        raise ConfigError(
+            f"compile: torch.compile takes no gradients of gradients, as {penalties[0]} does; set it to false"
+        )
+    if run.replicas > 1 and run.batch.size % LANES:
+        raise ConfigError(
+            f"compile: {run.replicas} replicas get other shares of {run.batch.size} samples at every step, and code is "
+            f"made for one; make batch.size a multiple of {LANES}, or set compile=false"
+        )
+    if run.exact:
+        raise ConfigError("compile: a compiler chooses the order of sums; set compile=false or exact=false")
+    if run.batch.rows_at_once:
+        raise ConfigError(
+            "compile: micro-batches compute activations twice; set compile=false or batch.rows_at_once=null"
+        )
 
 
 def _check_rows_at_once(run: Run, generator: nn.Module, critics: nn.Module) -> None:

@@ -102,6 +102,7 @@ class Run(Options):
         "float32", description="of weights and arithmetic; bfloat16 means autocast"
     )
     exact: bool = Field(False, description="give the same bits on any number of replicas")
+    compile: bool = Field(False, description="compile the forward and backward passes of a step by torch.compile")
     batch: Batch = Batch()
     data: Data
     loader: Loader = Loader()
@@ -191,6 +192,7 @@ EXECUTION_KEYS = frozenset(
     [
         "recipe",
         "recipe_file",
+        "compile",
         "steps",
         "loader",
         "logging",

@@ -22,8 +22,13 @@ class Collective(Protocol):
     #: Whether all rows lie in the memory of one device, where torch's own kernels see every one of them.
     in_one_place: bool
 
-    def sum_over_replicas(self, value: Tensor) -> Tensor:
-        """The sum of every replica's `value`, on every replica; differentiable, any number of times."""
+    def sum_over_replicas(self, value: Tensor, same_gradient: bool = False) -> Tensor:
+        """The sum of every replica's `value`, on every replica; differentiable, any number of times.
+
+        Args:
+            same_gradient: whether all replicas will have the same gradient of it, as of a loss that each computes from
+                it alone. Their sum is then a multiple, and no collective.
+        """
         ...
 
 
@@ -40,7 +45,7 @@ class OneReplica:
     def __init__(self, in_one_place: bool = True) -> None:
         self.in_one_place = in_one_place
 
-    def sum_over_replicas(self, value: Tensor) -> Tensor:
+    def sum_over_replicas(self, value: Tensor, same_gradient: bool = False) -> Tensor:
         return value
 
 
@@ -57,8 +62,9 @@ class ProcessGroup:
         self.world_size = dist.get_world_size()
         self._through_host = through_host
 
-    def sum_over_replicas(self, value: Tensor) -> Tensor:
-        summed: Tensor = _AllReduceSum.apply(value, self._through_host)  # type: ignore[no-untyped-call]
+    def sum_over_replicas(self, value: Tensor, same_gradient: bool = False) -> Tensor:
+        times = self.world_size if same_gradient else None
+        summed: Tensor = _AllReduceSum.apply(value, self._through_host, times)  # type: ignore[no-untyped-call]
         return summed
 
 
@@ -66,13 +72,15 @@ class _AllReduceSum(torch.autograd.Function):
     """All-reduce as a linear map: symmetric, so its backward is itself, to any order."""
 
     @staticmethod
-    def forward(ctx: Any, value: Tensor, through_host: bool) -> Tensor:
-        ctx.through_host = through_host
+    def forward(ctx: Any, value: Tensor, through_host: bool, times: int | None) -> Tensor:
+        ctx.through_host, ctx.times = through_host, times
         summed = value.detach().cpu() if through_host else value.clone(memory_format=torch.contiguous_format)
         dist.all_reduce(summed)
         return summed.to(value.device)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        back: Tensor = _AllReduceSum.apply(gradient, ctx.through_host)  # type: ignore[no-untyped-call]
-        return back, None
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        if ctx.times is not None:
+            return gradient * ctx.times, None, None
+        back: Tensor = _AllReduceSum.apply(gradient, ctx.through_host, None)  # type: ignore[no-untyped-call]
+        return back, None, None

@@ -108,7 +108,8 @@ class GlobalBatch(Rows):
         if self.collective.world_size == 1:
             return [values.view(self._shape(values, rows)) for values, rows in tables]
         spread = [self._spread(values, rows) for values, rows in tables]
-        return self._parted(self.collective.sum_over_replicas(torch.cat([table.flatten() for table in spread])), tables)
+        flat = torch.cat([table.flatten() for table in spread])
+        return self._parted(self.collective.sum_over_replicas(flat, same_gradient=True), tables)
 
     def _parted(self, flat: Tensor, tables: Sequence[tuple[Tensor, Sequence[RowSet]]]) -> list[Tensor]:
         """All tables in one -> each (passes, shards, group_size, K)."""

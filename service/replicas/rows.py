@@ -20,7 +20,7 @@ from torch import Tensor
 
 from service.replicas import randomness
 from service.replicas.noise import Draw, Noise
-from service.replicas.statistics import Known
+from service.replicas.statistics import Known, copy_of
 
 T = TypeVar("T")
 #: What is the same at every step is kept for so many sets of rows.
@@ -179,7 +179,7 @@ class Rows:
 
     def _once(self, key: Any, make: Callable[[], T]) -> T:
         """What is made of the same rows at every step, made once. A compiler is to see it made each time."""
-        if self.noise is None:
+        if self.noise is None or torch.compiler.is_compiling():
             return make()
         if key not in self._kept:
             if len(self._kept) == _MOST_KEPT:
@@ -250,13 +250,13 @@ class Rows:
             self.become(before._replace(layer_calls=self._layer_calls))
 
     @contextmanager
-    def drawing_at(self, step: int) -> Iterator[None]:
-        """Within, noise is that of another step."""
-        if step == self._number:
+    def drawing_every(self, steps: int) -> Iterator[None]:
+        """Within, noise is that of the last step whose number is a multiple of `steps`."""
+        if steps == 1:
             yield
             return
         before = self.step, self.noise
-        self.step, self.noise = self.scalar(step), None
+        self.step, self.noise = self.step - self.step % steps, None
         try:
             yield
         finally:
@@ -301,7 +301,7 @@ class Rows:
         rows: Callable[[], Tensor],
     ) -> Tensor:
         draw = Draw(kind, self._key(name), per_row, runs)
-        if self.noise is not None and self.known is None and draw.small:
+        if self.noise is not None and self.known is None and draw.small and not torch.compiler.is_compiling():
             return self.noise.draw(draw, self.step)
         by_itself = randomness.normal if kind == "normal" else randomness.uniform
         return by_itself(draw.key, self.step, rows(), per_row)
@@ -313,7 +313,7 @@ class Rows:
 
     def as_at_first(self, value: Tensor) -> Tensor:
         """A copy of what a layer changes, as all rows of one call are to see it."""
-        return value.detach().clone() if self.known is None else self.known.as_at_first(value)
+        return copy_of(value) if self.known is None else self.known.as_at_first(value)
 
     def _of_all_rows(self, values: Tensor, take: Callable[[Tensor], Tensor], by_row: bool = False) -> Tensor:
         """A statistic of rows, of all of them if some are at hand (`service.replicas.statistics`)."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from service.models.layer_kinds import Kept
@@ -27,6 +28,28 @@ class Statistic:
     value: Tensor
     by_row: bool
     told: int = 0
+
+
+def copy_of(value: Tensor) -> Tensor:
+    """A copy of what a layer is about to change, without a gradient.
+
+    torch.compile would rather copy once more for the backward pass than keep the copy, when the layer has changed it.
+    It does not repeat an operation that it does not know.
+    """
+    if torch.compiler.is_compiling():
+        known: Tensor = _copy_of(value)
+        return known
+    return value.detach().clone()
+
+
+@torch.library.custom_op("selfgan::copy_of", mutates_args=())
+def _copy_of(value: Tensor) -> Tensor:
+    return value.detach().clone()
+
+
+@_copy_of.register_fake
+def _(value: Tensor) -> Tensor:
+    return torch.empty_like(value)
 
 
 class NeedsAllRowsError(Exception):

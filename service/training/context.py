@@ -17,6 +17,7 @@ from service.replicas.accelerators import Accelerator
 from service.replicas.global_batch import GlobalBatch
 from service.replicas.microbatches import by_microbatch
 from service.tasks import Made, Samples, Task
+from service.training.compiling import compiled
 from service.training.critics.critic_set import CriticRole
 from service.training.critics.image_pool import Pools
 from service.training.optimizers import Optimizer
@@ -29,6 +30,7 @@ class TrainingContext:
     """What a scheme trains, and with what. Networks follow the batch and are on its device.
 
     Attributes:
+        compile: whether the passes of a step are compiled (`service.training.compiling`).
         exact: whether gradients are sums over all replicas as they come (`service.replicas.exact`).
         roles: of the critics, by name: which game each judges.
         terms: of what is made, and of its target, beside the task's: (N,) by name.
@@ -47,6 +49,7 @@ class TrainingContext:
     batch: GlobalBatch
     pools: Pools
     accelerator: Accelerator
+    compile: bool = False
     exact: bool = False
 
     def optimizer_of(self, *modules: nn.Module) -> torch.optim.Optimizer:
@@ -60,14 +63,16 @@ class TrainingContext:
         return options.build(groups, self.accelerator.fused)
 
     def wrap(self, loss: nn.Module) -> nn.Module:
-        """`loss`, with its gradients reduced over the replicas, if they are not anyhow."""
+        """`loss`, compiled if that is wanted, with its gradients reduced over the replicas, if they are not anyhow."""
+        if self.compile:
+            loss = compiled(loss)
         if self.exact:
             return loss
         return self.accelerator.wrap(loss, some_unused=self.network.last_stage(self.image) > 0)
 
-    def draw(self, step: int, latent_steps: int) -> dict[str, Tensor]:
+    def draw(self, latent_steps: int) -> dict[str, Tensor]:
         """Noise for the batch, which so many steps in a row share."""
-        with self.batch.drawing_at(step - step % latent_steps):
+        with self.batch.drawing_every(latent_steps):
             return self.task.draw(self.network, self.batch)
 
     @property

@@ -230,9 +230,9 @@ def count_collectives(rank: int, world_size: int, data: str, runs: dict[str, lis
         collective, sizes = replica._accelerator.collective, list[int]()
         reduce = collective.sum_over_replicas
 
-        def counting(value: Tensor, reduce: Any = reduce, sizes: list[int] = sizes) -> Tensor:
-            sizes.append(value.numel())
-            result: Tensor = reduce(value)
+        def counting(value: Tensor, same_gradient: bool = False, reduce: Any = reduce, to: list[int] = sizes) -> Tensor:
+            to.append(value.numel())
+            result: Tensor = reduce(value, same_gradient)
             return result
 
         for step in range(3):

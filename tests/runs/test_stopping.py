@@ -70,7 +70,7 @@ def test_a_run_that_is_stopped_keeps_its_step(
     client, run_id = run_of(tmp_path, "told")
     assert client.get_run(run_id).info.status == "KILLED"
     wait_until(lambda: not list(replicas(ray_cluster[0])), "the replicas end")
-    if sent == signal.SIGTERM:
+    if sent == signal.SIGINT:
         resumed_is_undisturbed(tmp_path, "told", ray_cluster[0])
 
 

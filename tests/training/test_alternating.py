@@ -127,7 +127,7 @@ def test_steps_share_latents_and_not_real_samples() -> None:
     drawn = []
     for step in range(6):
         parts.batch.start(step, 0, SIZE)
-        drawn.append(parts.draw(step, latent_steps=3)["latents"])
+        drawn.append(parts.draw(latent_steps=3)["latents"])
     for step, latents in enumerate(drawn):
         assert torch.equal(latents, drawn[step // 3 * 3])
     assert not torch.equal(drawn[0], drawn[3])

@@ -16,6 +16,7 @@ from service.replicas.accelerators.torch_distributed import TorchDistributed
 from service.runs.on_replica.replica import Replica
 from service.training.optimizers.adam import Adam
 from tests.conftest import ROOT
+from tests.host_values import HostValues
 from tests.made_data import FewKinds, pairs
 
 RECIPES = ROOT / "service" / "recipes"
@@ -60,6 +61,16 @@ def test_a_recipe_trains_both_networks(name: str, tmp_path: Path) -> None:
     moved = [not torch.equal(now, then) for now, then in zip(replica.generator.parameters(), before, strict=True)]
     assert any(moved) if run.network.last_stage(run.image) else all(moved)
     assert replica.generate(4, seed=0).shape == (4, *run.image)
+    first, second = (said_by_host(replica, step) for step in (5, 6))
+    assert not first.waits and not second.waits, "the step waits for the device, or is given new values by the host"
+    assert first.given == second.given
+
+
+def said_by_host(replica: Replica, step: int) -> HostValues:
+    found = HostValues()
+    with found:
+        replica.step(step)
+    return found
 
 
 @pytest.mark.parametrize("name", [name for name in recipes() if name.startswith(("self-gan", "self-dcgan"))])

@@ -204,6 +204,8 @@ def _emulated(run: Run, nodes: Sequence[Mapping[str, Any]]) -> Replicas:
 def _check_chips(run: Run, chips: int) -> None:
     if run.exact:
         raise ConfigError("exact: XLA's compiler chooses the order of sums over chips; set exact=false for it")
+    if run.compile:
+        raise ConfigError("compile: XLA compiles steps itself; set compile=false for it")
     if run.batch.rows_at_once:
         raise ConfigError("batch.rows_at_once: XLA's chips take their rows at once; set batch.rows_at_once=null for it")
     everywhere = run.replicas * chips

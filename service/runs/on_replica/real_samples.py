@@ -76,7 +76,8 @@ class RealSamples:
         local = [loader.batch(at) for loader in self._loaders]  # All have as many lanes, so their rows are the same.
         _check_labels(local[0].labels, self._run.task.labels)
         first = local[0]
-        self._batch.start(step, first.first_row, len(first.images), part=number, cells=first.cells)
+        cells = first.cells if self._run.exact else ()  # Elsewhere lanes are of no interest, and change at every step.
+        self._batch.start(step, first.first_row, len(first.images), part=number, cells=cells)
         samples = self._run.augmentation.of(self._samples(local, self._accelerator.to_device), self._batch)
         if self._last_stage:
             samples = samples._replace(images=faded(samples.images, self.stage(step), self._last_stage))
@@ -128,8 +129,9 @@ class RealSamples:
 
 def _check_labels(labels: Tensor, count: int) -> None:
     """Raise ValueError unless labels, on the host, are all of 0 .. count - 1; any will do if count is 0."""
-    if count and len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < count:
-        wrong = labels[(labels < 0) | (labels >= count)][0]
+    read = labels.numpy()
+    if count and len(read) and not 0 <= read.min() <= read.max() < count:
+        wrong = read[(read < 0) | (read >= count)][0]
         raise ValueError(
             f"a sample of the data set has {'no label' if wrong < 0 else f'label {wrong}'}; the task wants labels "
             f"0 to {count - 1}"

@@ -59,6 +59,7 @@ class Replica:
                 batch=self._batch,
                 pools=self._pools,
                 accelerator=accelerator,
+                compile=run.compile,
                 exact=run.exact,
             )
         )

@@ -27,7 +27,7 @@ class Pools:
     def __init__(self, size: int, batch: GlobalBatch) -> None:
         self._size, self._batch = size, batch
         self._images: dict[str, Tensor] = {}
-        self._filled = 0
+        self._filled = batch.scalar(0)
 
     def through(self, views: Mapping[str, View]) -> dict[str, View]:
         """What to show in place of newly generated images, detached."""
@@ -35,7 +35,7 @@ class Pools:
         if not self._size:
             return detached
         batch, shown = self._batch, {}
-        places = batch.scalar(self._filled) + batch.all_rows()
+        places = self._filled + batch.all_rows()
         for game, view in detached.items():
             assert view.given is None, "a pool keeps images, and not what they are given with"
             images = batch.gather(view.images, batch.own_rows)
@@ -46,17 +46,18 @@ class Pools:
             everything = torch.cat([self._images[game], images])
             self._images[game] = everything.index_select(0, kept)
             shown[game] = View(everything.index_select(0, chosen[batch.own_rows.numbers]))
-        self._filled = min(self._filled + batch.size, self._size)
+        self._filled = (self._filled + batch.size).clamp_max(self._size)
         return shown
 
     def state(self) -> dict[str, Tensor]:
         """What continues, the same on every replica."""
-        return {f"pool.{game}": images[: self._filled].clone() for game, images in self._images.items()}
+        filled = int(self._filled)
+        return {f"pool.{game}": images[:filled].clone() for game, images in self._images.items()}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Go on from `state`."""
         for key, images in state.items():
-            self._filled = len(images)
+            self._filled = self._batch.scalar(len(images))
             room = images.new_zeros((self._size - len(images), *images.shape[1:]))
             self._images[key.removeprefix("pool.")] = torch.cat([images, room])
 

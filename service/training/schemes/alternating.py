@@ -117,16 +117,16 @@ class AlternatingStepper(Stepper):
         order, context = self._scheme.order, self._context
         if order == "critic_first":
             for number in range(self._scheme.batches(step)):
-                real, draw = read(number), self._draw(step)
+                real, draw = read(number), self._draw()
                 with torch.no_grad():
                     views = context.make(context.generator, draw, real, with_terms=False).views
                 critic = self._critic(step, real, draw, context.pools.through(views))
                 self._update_critic(critic)
             with context.batch.passes(context.batch.own_rows, first=GENERATED_LATER):
-                generator, views = self._generator(real, self._draw(step), GENERATED_LATER)
+                generator, views = self._generator(real, self._draw(), GENERATED_LATER)
             self._update_generator(step, generator)
         else:
-            real, draw = read(0), self._draw(step)
+            real, draw = read(0), self._draw()
             generator, views = self._generator(real, draw, GENERATED)
             shown = context.pools.through(views)
             if order == "generator_first":
@@ -141,8 +141,8 @@ class AlternatingStepper(Stepper):
         metrics["loss/critic"] = self._factor * (critic[0] + critic[1])
         return self.latest(metrics, context.due(step))
 
-    def _draw(self, step: int) -> dict[str, Tensor]:
-        return self._context.draw(step, self._scheme.latent_steps)
+    def _draw(self) -> dict[str, Tensor]:
+        return self._context.draw(self._scheme.latent_steps)
 
     def _generator(self, real: Samples, draw: Mapping[str, Tensor], first: int) -> tuple[Tensor, dict[str, View]]:
         """Take the generator's gradient; returns its losses, and what it has made."""

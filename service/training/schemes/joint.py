@@ -95,7 +95,7 @@ class JointStepper(Stepper):
             self._previous = {game: _blank(view) for game, view in context.task.seen(real).items()}
             self._rows = batch.own_rows
         context.mend()
-        draw = context.draw(step, self._scheme.latent_steps)
+        draw = context.draw(self._scheme.latent_steps)
         due = context.due(step)
         self._optimizer.zero_grad(set_to_none=True)
         loss, made, losses, weights, others = self._loss(draw, real, self._previous, self._rows, due)

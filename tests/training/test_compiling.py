@@ -1,0 +1,128 @@
+"""Compiled steps: what plain ones give, in graphs without a break, compiled once."""
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from torch._dynamo.utils import counters
+
+from pipelines.loading.loader import open_loader
+from pipelines.storage.location import Location
+from service.configuration.config import Run
+from service.configuration.recipe import load
+from service.configuration.recipe_texts import recipes
+from service.replicas.accelerators.torch_distributed import TorchDistributed
+from service.runs.on_replica.replica import Replica
+from service.training import context
+from service.training.compiling import compiled
+from tests.processes import run_replicas
+from tests.replicas.test_replicas import TINY, distance, weights
+from tests.training.test_recipes import with_small_data
+
+#: Spectral norms, minibatch layers, critics in turn, statistics that a layer changes while it uses them.
+QUICK = ["digits", "dcgan-mnist", "self-sngan-mnist", "self-infogan-mnist"]
+PENALISED = [name for name in recipes() if any(one.penalises for one in load(name).regularizers)]
+LONG = [name for name in recipes() if name not in QUICK + PENALISED]
+
+
+@pytest.fixture(autouse=True)
+def forgotten() -> Iterator[None]:
+    """No test finds what another has compiled."""
+    torch._dynamo.reset()
+    counters.clear()
+    yield
+    torch._dynamo.reset()
+
+
+def opened(run: Run, sets: list[Location], rank: int = 0, world_size: int = 1) -> Replica:
+    loaders = [open_loader(at, run.data.transform, run.batch.size, run.seed, rank, world_size) for at in sets]
+    return Replica(run, TorchDistributed(torch.device("cpu")), *loaders)
+
+
+@pytest.mark.parametrize("name", [*QUICK, *(pytest.param(name, marks=pytest.mark.long) for name in LONG)])
+def test_a_recipe_is_recorded_without_a_break_and_does_the_same(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Recorded, and not made into code, which is the same for all of them: that takes a minute each."""
+    monkeypatch.setattr(context, "compiled", partial(compiled, backend="aot_eager"))
+    run, sets = with_small_data(name, tmp_path)
+    run = run.model_copy(update={"dtype": "float64"})
+    recorded, plain = opened(run.model_copy(update={"compile": True}), sets), opened(run, sets)
+    graphs = []
+    for step in range(4):
+        found, expected = recorded.step(step), plain.step(step)
+        graphs.append(counters["stats"]["unique_graphs"])
+        for loss, value in expected.items():
+            torch.testing.assert_close(found[loss], value, rtol=1e-9, atol=1e-12, msg=f"{loss} at step {step}")
+    assert graphs[0] > 0 and graphs[2] == graphs[1] == graphs[3], graphs
+
+
+@pytest.mark.parametrize("name", PENALISED)
+def test_what_cannot_be_compiled_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=r"compile: torch\.compile takes no gradients of gradients"):
+        load(name, ["compile=true"])
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["exact=true"], "chooses the order of sums"),
+        (["batch.rows_at_once=8"], "micro-batches compute activations twice"),
+        (["replicas=2", "batch.size=48"], "make batch.size a multiple of 64"),
+    ],
+)
+def test_so_is_what_would_not_be_the_same(words: list[str], reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        load("digits", ["compile=true", *words])
+
+
+def trained(
+    rank: int, world_size: int, data: str, words: list[str], backend: str, steps: int
+) -> tuple[dict[str, Tensor], int]:
+    """A run's weights after some steps, and how many graphs were recorded after the second one."""
+    setattr(context, "compiled", partial(compiled, backend=backend))  # noqa: B010  # In a process of its own.
+    replica = opened(load("digits", [*TINY, *words]), [Location.of(data)], rank, world_size)
+    at_second = 0
+    for step in range(steps):
+        replica.step(step)
+        if step % 20 == 10:
+            replica.generate(4, 0)  # Samples are made of the networks that the step has compiled.
+        if step == 1:
+            at_second = counters["stats"]["unique_graphs"]
+    return weights(replica), counters["stats"]["unique_graphs"] - at_second
+
+
+def test_replicas_stay_together(digits: Location) -> None:
+    words = ["batch.size=64"]
+    plain, _ = trained(0, 1, digits.path, words, "aot_eager", 3)
+    compiled_too, recompiled = run_replicas(2, trained, digits.path, [*words, "compile=true"], "aot_eager", 3)
+    assert distance(compiled_too, plain) < 1e-9
+    assert recompiled == 0
+
+
+@pytest.mark.long
+def test_code_is_made_once_for_a_hundred_steps(digits: Location) -> None:
+    """With samples, falling rates, and a moving average."""
+    words = ["batch.size=24", "optimizer.decay.start=10", "optimizer.decay.steps=80", "ema={}"]
+    plain, _ = trained(0, 1, digits.path, words, "inductor", 100)
+    found, recompiled = trained(0, 1, digits.path, ["compile=true", *words], "inductor", 100)
+    assert recompiled == 0
+    assert distance(found, plain) < 1e-6
+
+
+@pytest.mark.long
+def test_a_resumed_run_is_the_uninterrupted_one_to_the_last_bit(digits: Location) -> None:
+    run = load("digits", [*TINY[1:], "batch.size=24", "compile=true"])  # In float32.
+    whole, again = opened(run, [digits]), opened(run, [digits])
+    for step in range(5):
+        whole.step(step)
+    kept = whole.state(5)
+    again.restore(kept)
+    for step in range(5, 10):
+        whole.step(step)
+        again.step(step)
+    for (name, one), other in zip(whole.generator.named_parameters(), again.generator.parameters(), strict=True):
+        assert torch.equal(one, other), name
