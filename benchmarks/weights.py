@@ -18,7 +18,7 @@ from pipelines.storage.location import Location
 from service.configuration.recipe import load
 from service.replicas.accelerators.torch_distributed import TorchDistributed
 from service.replicas.global_batch import GlobalBatch
-from service.replicas.rows import RowSet
+from service.replicas.row_sets import RowSet
 from service.runs.on_replica import replica as replica_module
 from service.runs.on_replica.replica import Replica
 from tests.processes import run_replicas

@@ -25,9 +25,7 @@ class Collective(Protocol):
     def sum_over_replicas(self, value: Tensor, same_gradient: bool = False) -> Tensor:
         """The sum of every replica's `value`, on every replica; differentiable, any number of times.
 
-        Args:
-            same_gradient: whether all replicas will have the same gradient of it, as of a loss that each computes from
-                it alone. Their sum is then a multiple, and no collective.
+        Where all have the `same_gradient` of it, as of a loss that each computes from it alone, no collective adds up.
         """
         ...
 
@@ -63,8 +61,7 @@ class ProcessGroup:
         self._through_host = through_host
 
     def sum_over_replicas(self, value: Tensor, same_gradient: bool = False) -> Tensor:
-        times = self.world_size if same_gradient else None
-        summed: Tensor = _AllReduceSum.apply(value, self._through_host, times)  # type: ignore[no-untyped-call]
+        summed: Tensor = _AllReduceSum.apply(value, self._through_host, same_gradient)  # type: ignore[no-untyped-call]
         return summed
 
 
@@ -72,15 +69,15 @@ class _AllReduceSum(torch.autograd.Function):
     """All-reduce as a linear map: symmetric, so its backward is itself, to any order."""
 
     @staticmethod
-    def forward(ctx: Any, value: Tensor, through_host: bool, times: int | None) -> Tensor:
-        ctx.through_host, ctx.times = through_host, times
+    def forward(ctx: Any, value: Tensor, through_host: bool, same_gradient: bool) -> Tensor:
+        ctx.through_host, ctx.same_gradient = through_host, same_gradient
         summed = value.detach().cpu() if through_host else value.clone(memory_format=torch.contiguous_format)
         dist.all_reduce(summed)
         return summed.to(value.device)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        if ctx.times is not None:
-            return gradient * ctx.times, None, None
-        back: Tensor = _AllReduceSum.apply(gradient, ctx.through_host, None)  # type: ignore[no-untyped-call]
+        if ctx.same_gradient:
+            return gradient * dist.get_world_size(), None, None
+        back: Tensor = _AllReduceSum.apply(gradient, ctx.through_host, False)  # type: ignore[no-untyped-call]
         return back, None, None

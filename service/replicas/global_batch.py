@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from service.replicas.collectives import Collective
-from service.replicas.rows import Rows, RowSet
+from service.replicas.row_sets import RowSet
+from service.replicas.rows import Rows
 
 
 class GlobalBatch(Rows):

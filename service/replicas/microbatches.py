@@ -21,7 +21,8 @@ from torch.utils import _pytree as pytree
 from torch.utils.checkpoint import checkpoint
 
 from service.models.layer_kinds import ChangedByCalls, Kept
-from service.replicas.rows import Present, Rows, RowSet
+from service.replicas.row_sets import RowSet
+from service.replicas.rows import Present, Rows
 from service.replicas.statistics import Known, NeedsAllRowsError, Statistic
 
 Given = TypeVar("Given")

@@ -17,7 +17,8 @@ from service.replicas.accelerators.torch_distributed import TorchDistributed
 from service.replicas.exact.layers import check_exact
 from service.replicas.exact.layout import Layout
 from service.replicas.exact.tree import node_sums, nodes_of, owned_cells, root, tree_sum
-from service.replicas.rows import RowSet, Shown
+from service.replicas.row_sets import RowSet
+from service.replicas.rows import Shown
 from service.runs.on_replica.replica import Replica
 from tests.processes import run_replicas
 from tests.replicas.test_replicas import OTHERS, SCHEMES, TINY, weights

@@ -7,7 +7,7 @@ from pipelines.components import ConfigError
 from pipelines.storage.location import Location
 from service.configuration.recipe import load
 from service.replicas.microbatches import split
-from service.replicas.rows import RowSet
+from service.replicas.row_sets import RowSet
 from tests.processes import run_replicas
 from tests.replicas.test_exact import CASES, TRANSLATIONS, Trained, assert_equal, train
 

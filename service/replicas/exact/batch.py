@@ -12,7 +12,7 @@ from service.replicas.collectives import Collective
 from service.replicas.exact.layout import Layout
 from service.replicas.exact.tree import owned_cells, tree_sum
 from service.replicas.global_batch import GlobalBatch, placed
-from service.replicas.rows import RowSet
+from service.replicas.row_sets import RowSet
 
 
 class ExactBatch(GlobalBatch):

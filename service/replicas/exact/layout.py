@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from service.replicas.exact.tree import tree_sum
-from service.replicas.rows import RowSet, Shown
+from service.replicas.row_sets import RowSet
+from service.replicas.rows import Shown
 
 
 class Piece(NamedTuple):

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
 from service.configuration.config import Run
+from service.models.pixels import to_image
 from service.replicas.exact.layers import check_exact
 from service.replicas.global_batch import GlobalBatch
 from service.replicas.global_layers import follow_global_batch
+from service.tasks import Task
 from service.training.precision.bfloat16 import in_bfloat16
+
+#: Images that are generated in one call, for people to look at.
+_AT_ONCE = 64
 
 
 def new_networks(run: Run, batch: GlobalBatch) -> tuple[nn.Module, nn.ModuleDict]:
@@ -50,3 +55,16 @@ def evaluating(network: nn.Module) -> Iterator[None]:
             yield
     finally:
         network.train()
+
+
+def images_of(
+    generator: nn.Module, task: Task, examples: Mapping[str, Tensor], dtype: torch.dtype, shown: bool
+) -> Tensor:
+    """What a generator makes of examples, (N, C, H, W) uint8; `shown`, with what a person should see beside it."""
+    made = []
+    with evaluating(generator):
+        for start in range(0, len(next(iter(examples.values()))), _AT_ONCE):
+            part = {name: values[start : start + _AT_ONCE].to(dtype) for name, values in examples.items()}
+            images = task.images(generator, part)
+            made.append(to_image(task.shown(part, images) if shown else images))
+    return torch.cat(made)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from pipelines.components import name_of
@@ -12,21 +11,17 @@ from service.configuration.config import Run
 from service.configuration.tree import dump
 from service.generator import AVERAGE
 from service.models.growth import begins, grow
-from service.models.pixels import to_image
 from service.replicas.accelerators import Accelerator
 from service.replicas.exact.arithmetic import fingerprint
 from service.runs.on_replica.arithmetic import new_batch
 from service.runs.on_replica.checkpoint_state import CheckpointState
-from service.runs.on_replica.networks import evaluating, new_networks
+from service.runs.on_replica.networks import images_of, new_networks
 from service.runs.on_replica.real_samples import RealSamples
 from service.training.context import TrainingContext
 from service.training.critics.image_pool import Pools
 from service.training.ema import Average
-from service.training.health.divergence import Diverged
+from service.training.health.divergence import Diverged, diverged_weights
 from service.training.health.diversity import diversity
-
-#: Images that are generated in one call, for people to look at.
-_AT_ONCE = 64
 
 
 class Replica:
@@ -92,13 +87,8 @@ class Replica:
 
     def diverged(self) -> Diverged | None:
         """Where the run diverged, if it did. Looks at the weights too, and waits for the device."""
-        found = self._stepper.divergence.diverged()
-        if found is None:
-            parameters = [*self.generator.parameters(), *self.critics.parameters()]
-            sums = torch.stack([parameter.detach().abs().sum() for parameter in parameters])
-            if not torch.isfinite(sums).all():
-                found = Diverged(int(self._batch.step), ("gradient",))
-        return found
+        parameters = [*self.generator.parameters(), *self.critics.parameters()]
+        return self._stepper.divergence.diverged() or diverged_weights(parameters, self._batch.step)
 
     def generate(self, count: int, seed: int, shown: bool = False) -> Tensor:
         """Images (count, C, H, W), uint8, of inputs that depend on `seed` alone.
@@ -111,13 +101,8 @@ class Replica:
         run, task = self._run, self._run.task
         real = self._real.some(count) if task.translates else None
         examples = task.examples(run.network, seed, count, self._accelerator.device, real)
-        made, generator = [], self._average.network if self._average else self.generator
-        with evaluating(generator):
-            for start in range(0, len(next(iter(examples.values()))), _AT_ONCE):
-                part = {name: values[start : start + _AT_ONCE].to(run.torch_dtype) for name, values in examples.items()}
-                images = task.images(generator, part)
-                made.append(to_image(task.shown(part, images) if shown else images))
-        return torch.cat(made)
+        generator = self._average.network if self._average else self.generator
+        return images_of(generator, task, examples, run.torch_dtype, shown)
 
     def real_images(self, count: int) -> Tensor:
         """The same `count` (at most) real images, (N, C, H, W) uint8, at every call: what generated ones should be."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from importlib.util import find_spec
 
 import ray.train
@@ -25,22 +24,12 @@ from service.runs.on_replica.restoring import restore
 from service.training.health.divergence import Diverged
 
 
-@dataclass(frozen=True)
-class Stopped:
-    """Why a run must end that another attempt would not help."""
-
-    reason: str
-
-    def __str__(self) -> str:
-        return self.reason
-
-
-def replica_main(job: Job) -> Diverged | Left | Stopped | None:
+def replica_main(job: Job) -> Diverged | Left | str | None:
     """Train as one of the replicas that Ray has started. Returns why the run has ended before its time, if it has."""
     if reason := ray.get(job.status.read.remote()).hopeless:
-        return Stopped(reason)
+        return str(reason)
     if job.accelerator == "xla" and find_spec("torch_xla") is None:
-        return Stopped("torch_xla is not installed where the replicas run: pip install 'selfgan[tpu]'")
+        return "torch_xla is not installed where the replicas run: pip install 'selfgan[tpu]'"
     try:
         run, accelerator, replica = set_up(job)
         start = restore(run, job.folder, replica, accelerator.rank, job.status.warn.remote)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from service.replicas.global_batch import GlobalBatch
-from service.replicas.rows import RowSet
+from service.replicas.row_sets import RowSet
 from service.tasks import View
 from service.training.critics.passes import GENERATED, SHOWN_REAL, CriticOutputs, run_critic
 from service.training.critics.shared_pass import scaled, twice

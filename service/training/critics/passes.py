@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from service.losses.objectives import Scores
 from service.replicas.global_batch import GlobalBatch
 from service.replicas.microbatches import by_microbatch
-from service.replicas.rows import RowSet
+from service.replicas.row_sets import RowSet
 from service.tasks import View
 
 #: Passes of a step, as draws and statistics are numbered.

@@ -66,6 +66,12 @@ class Divergence:
         return first_divergence({term: float(first) for term, first in self.first_steps().items()})
 
 
+def diverged_weights(parameters: Sequence[Tensor], step: Tensor) -> Diverged | None:
+    """A gradient that was not finite where all losses were, as far as weights at `step` show. Waits for the device."""
+    sums = torch.stack([parameter.detach().abs().sum() for parameter in parameters])
+    return None if torch.isfinite(sums).all() else Diverged(int(step), ("gradient",))
+
+
 def first_divergence(first_steps: Mapping[str, float]) -> Diverged | None:
     """The earliest of some terms' first bad steps, -1 where there is none."""
     bad = {term: int(step) for term, step in first_steps.items() if step >= 0}

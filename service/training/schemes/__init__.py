@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pipelines.components import Component
 from service.losses.objectives import Objective
-from service.replicas.rows import RowSet
+from service.replicas.row_sets import RowSet
 from service.tasks import Samples
 from service.training.context import TrainingContext
 from service.training.health.divergence import Divergence

@@ -18,7 +18,7 @@ from service.losses.balances import TERMS, Balance
 from service.losses.balances.loss import LossBalance
 from service.losses.objectives import Objective, Scores
 from service.models.layer_kinds import layers_that_look_at_the_batch
-from service.replicas.rows import RowSet
+from service.replicas.row_sets import RowSet
 from service.tasks import Samples, View, mean_terms
 from service.training.context import TrainingContext
 from service.training.critics.joint_passes import two_passes, with_frozen_critic
