@@ -15,15 +15,14 @@ from service.replicas.accelerators.torch_distributed import TorchDistributed
 from service.runs.driver.datasets import prepare_all
 from service.runs.on_replica.replica import Replica
 
+_CPU = torch.device("cpu")
+
 
 @contextmanager
-def opened(recipe: str, overrides: list[str], storage: str) -> Iterator[Replica]:
-    """This process's replica of a run, the only one if no process group stands; its data are ingested into `storage`.
-
-    It is on the CPU.
-    """
+def opened(recipe: str, overrides: list[str], storage: str, device: torch.device = _CPU) -> Iterator[Replica]:
+    """This process's replica of a run, the only one if no process group stands, with its data in `storage`."""
     run = load(recipe, [*overrides, f"storage={storage}"])
-    accelerator = TorchDistributed(torch.device("cpu"))
+    accelerator = TorchDistributed(device)
     place = accelerator.reads_as, accelerator.world_size
     loaders = [
         open_loader(

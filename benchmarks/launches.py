@@ -60,6 +60,7 @@ def main() -> None:
         for recipe in RECIPES:
             _print(recipe, of_recipe(recipe, storage=storage))
         _print("bare loop, DCGAN", of_loop(bare_loop(_IMAGE, _SIZE)))
+        # On a GPU, torch's Adam is foreach by default.
         _print("author's loop, DCGAN", of_loop(authors_loop(_IMAGE, _SIZE, foreach=True)))
         print("  on 2 replicas:")
         for name, (operations, sizes) in run_replicas(2, on_replicas, storage).items():

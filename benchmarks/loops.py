@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from service.models.networks import ImageShape
 from service.models.networks.dcgan import DCGAN
 
+_CPU = torch.device("cpu")
+
 
 def authors_networks(image: ImageShape) -> tuple[nn.Module, nn.Module]:
     """PyTorch-GAN's dcgan.py, as SelfGAN's notebook has it: upsampling, then convolution; a sigmoid at the end."""
@@ -35,19 +37,21 @@ def authors_networks(image: ImageShape) -> tuple[nn.Module, nn.Module]:
     return generator, critic
 
 
-def authors_loop(image: ImageShape, size: int, foreach: bool | None = None) -> Callable[[Tensor], None]:
+def authors_loop(
+    image: ImageShape, size: int, foreach: bool | None = None, device: torch.device = _CPU
+) -> Callable[[Tensor], None]:
     """One step of the notebook's loop, on real images (size, C, H, W) in [-1, 1]."""
-    generator, critic = authors_networks(image)
+    generator, critic = (network.to(device) for network in authors_networks(image))
     optimizer = torch.optim.Adam(
         [*generator.parameters(), *critic.parameters()], lr=2e-4, betas=(0.5, 0.999), foreach=foreach
     )
-    valid, fake = torch.ones(size, 1), torch.zeros(size, 1)
-    last = torch.zeros(size, *image)
+    valid, fake = torch.ones(size, 1, device=device), torch.zeros(size, 1, device=device)
+    last = torch.zeros(size, *image, device=device)
 
     def step(real: Tensor) -> None:
         nonlocal last
         optimizer.zero_grad()
-        made = generator(torch.randn(size, 100))
+        made = generator(torch.randn(size, 100, device=device))
         on_made, on_real, on_last = critic(made), critic(real), critic(last)
         losses = [F.binary_cross_entropy(on_made, valid), F.binary_cross_entropy(on_real, valid)]
         fake_loss = F.binary_cross_entropy(on_last, fake)
@@ -60,17 +64,17 @@ def authors_loop(image: ImageShape, size: int, foreach: bool | None = None) -> C
     return step
 
 
-def bare_loop(image: ImageShape, size: int) -> Callable[[Tensor], None]:
+def bare_loop(image: ImageShape, size: int, device: torch.device = _CPU) -> Callable[[Tensor], None]:
     """One step of the paper's loss on this project's networks, in plain PyTorch with a fused Adam."""
-    generator, critic = DCGAN().generator(image, 100), DCGAN().critic(image)
+    generator, critic = DCGAN().generator(image, 100).to(device), DCGAN().critic(image).to(device)
     parameters = [*generator.parameters(), *critic.parameters()]
     optimizer = torch.optim.Adam(parameters, lr=2e-4, betas=(0.5, 0.999), fused=True)
-    last = torch.zeros(size, *image)
+    last = torch.zeros(size, *image, device=device)
 
     def step(real: Tensor) -> None:
         nonlocal last
         optimizer.zero_grad()
-        made = generator(torch.randn(size, 100))
+        made = generator(torch.randn(size, 100, device=device))
         generated, is_real, is_fake = (
             F.softplus(-critic(made)).mean(), F.softplus(-critic(real)).mean(), F.softplus(critic(last)).mean()
         )  # fmt: skip

@@ -39,7 +39,7 @@ class Counting(TorchDispatchMode):
     """Counts, within, all operations but views, empties and detaches.
 
     Args:
-        networks: whose operations are theirs.
+        networks: whose operations are theirs [default: all modules are networks].
 
     Attributes:
         parts: how many operations each part of a step takes, forwards and backwards.
@@ -86,7 +86,8 @@ class Counting(TorchDispatchMode):
         node = torch._C._current_autograd_node()
         if node is None:
             part, direction = self._stack[-1], "forward"
-            self._part_of_node[torch.autograd._get_sequence_nr() - 1] = part
+            # A node is made before its operation; operations without one come after an older node.
+            self._part_of_node.setdefault(torch.autograd._get_sequence_nr() - 1, part)
         else:
             part, direction = self._part_of_node.get(node._sequence_nr(), OTHER), "backward"
         if function.namespace == "c10d":
@@ -109,7 +110,7 @@ class Counting(TorchDispatchMode):
         if isinstance(module, GlobalBatchNorm | _BatchNorm):
             self._stack.append(BATCH_NORM)
         else:
-            self._stack.append(NETWORKS if module in self._networks else self._stack[-1])
+            self._stack.append(NETWORKS if module in self._networks or not self._networks else self._stack[-1])
 
     def _leaves(self, *_: Any) -> None:
         self._leave()

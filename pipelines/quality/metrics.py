@@ -45,7 +45,7 @@ class _Given(nn.Module):
 
 def fid(real: Tensor, generated: Tensor) -> float:
     """Of features (N, D) and (M, D)."""
-    from torchmetrics.image.fid import FrechetInceptionDistance  # Seconds, which no run that trains should wait.
+    from torchmetrics.image.fid import FrechetInceptionDistance  # It takes seconds, for which no training should wait.
 
     metric = FrechetInceptionDistance(feature=_Given(real.shape[1]), normalize=False).set_dtype(torch.float64)
     metric.update(real.double(), real=True)

@@ -27,8 +27,8 @@ def lease(
 
     The next lease in the row is created only if nobody else has (an atomic create). Who finds one that is neither
     released nor beating has waited for `patience_seconds`, that is six beats: clocks need not agree. A holder that
-    died on this machine is known to be dead at once. One whose beats were away for longer than the patience hears of
-    it when it finds that it was succeeded.
+    died on this machine is known to be dead within half a second. One whose beats were away for longer than the
+    patience hears of it when it finds that it was succeeded.
 
     Args:
         lost: is called then, on another thread; by default the main thread is interrupted, as by Ctrl-C.

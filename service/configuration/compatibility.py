@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from pipelines.components import ConfigError, name_of
-from pipelines.data.plan import LANES
 from pipelines.storage.location import check_uri
 from service.configuration.config import Run
 from service.losses.objectives import Objective, Scores
@@ -104,6 +103,15 @@ def _check_losses(objective: Objective, outputs: int) -> None:
             )
 
 
+def check_shares(run: Run, lanes: int) -> None:
+    """Raise ConfigError if a step is compiled, and replicas' shares of batches from so many lanes change."""
+    if run.compile and run.replicas > 1 and run.batch.size % lanes:
+        raise ConfigError(
+            f"compile: {run.replicas} replicas get other shares of {run.batch.size} samples at every step, and code is "
+            f"made for one; make batch.size a multiple of {lanes}, the data set's lanes, or set compile=false"
+        )
+
+
 def _check_compiled(run: Run) -> None:
     """Raise ConfigError if a step cannot be compiled as a whole."""
     penalties = [name_of(regularizer) for regularizer in run.regularizers if regularizer.penalises]
@@ -111,11 +119,10 @@ def _check_compiled(run: Run) -> None:
         raise ConfigError(
             f"compile: torch.compile takes no gradients of gradients, as {penalties[0]} does; set it to false"
         )
-    if run.replicas > 1 and run.batch.size % LANES:
-        raise ConfigError(
-            f"compile: {run.replicas} replicas get other shares of {run.batch.size} samples at every step, and code is "
-            f"made for one; make batch.size a multiple of {LANES}, or set compile=false"
-        )
+    if run.network.last_stage(run.image):
+        raise ConfigError("compile: networks that grow are other networks at every step; set compile=false")
+    if max(run.scheme.batches(step) for step in (0, run.steps)) > 1:  # Each draws numbers of its own.
+        raise ConfigError("compile: a step with several batches for the critic takes code for each; set compile=false")
     if run.exact:
         raise ConfigError("compile: a compiler chooses the order of sums; set compile=false or exact=false")
     if run.batch.rows_at_once:

@@ -25,7 +25,7 @@ class Collective(Protocol):
     def sum_over_replicas(self, value: Tensor, same_gradient: bool = False) -> Tensor:
         """The sum of every replica's `value`, on every replica; differentiable, any number of times.
 
-        Where all have the `same_gradient` of it, as of a loss that each computes from it alone, no collective adds up.
+        If all replicas have the `same_gradient` by it, as each computes the same loss of it, their sum is a multiple.
         """
         ...
 

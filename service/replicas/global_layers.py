@@ -152,6 +152,7 @@ class KeyedDropout(nn.Module):
     def __init__(self, plain: nn.Dropout | nn.Dropout2d, batch: GlobalBatch, name: str) -> None:
         super().__init__()
         self.p = plain.p
+        # Rounded as a division in float32 rounds it.
         self._scale = (torch.ones((), dtype=torch.float32) / (1.0 - self.p)).item()
         self.whole_channels = isinstance(plain, _CHANNEL_DROPOUTS)
         self.name = name

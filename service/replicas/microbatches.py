@@ -199,7 +199,7 @@ def _shown(present: Present, microbatch: Microbatch) -> Present:
     for rows, part in zip(present.shown.sets, microbatch.rows, strict=True):
         if rows is present.own_rows:
             own_rows = part
-    shown = present.shown._replace(numbers=microbatch.of(present.shown.numbers), sets=microbatch.rows)
+    shown = present.shown._replace(numbers=microbatch.of(present.shown.numbers), runs=(), sets=microbatch.rows)
     return present._replace(own_rows=own_rows, shown=shown)
 
 

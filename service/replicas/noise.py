@@ -1,13 +1,14 @@
 """The draws of a step, made at once.
 
 A draw is some thirty operations on integers, and a step has up to fifty draws: on a GPU their launches would cost more
-than the networks. But steps draw alike, and draws are functions of what is known beforehand. So the first draw of a
-step makes all those that the step before asked for, in the operations of one. The values are those of each by itself.
+than the networks. But steps of the same rows draw alike, and draws are functions of what is known beforehand. So the
+first draw of a step makes all those that the last step of those rows asked for, in the operations of one. The values
+are those of each by itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -17,8 +18,8 @@ from service.replicas.randomness import counters, pairs, squares, to_normal, to_
 
 #: A draw of more values costs their arithmetic, and not its launches; made beforehand, it would wait in memory.
 _MOST_VALUES = 1 << 18
-#: Numbers that are the same at every step are kept for so many kinds of steps.
-_MOST_KINDS = 64
+#: What steps drew is remembered for so many sets of rows.
+_MOST_KINDS = 16
 
 
 class Draw(NamedTuple):
@@ -52,36 +53,47 @@ class Noise:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._kinds: dict[tuple[Draw, ...], _Together] = {}
+        self._by_kind: dict[Hashable, _Together] = {}
+        self._kind: Hashable = None
         self._asked: dict[Draw, None] = {}
-        self._expected: dict[Draw, None] = {}
         self._made: dict[Draw, Tensor] = {}
 
-    def begin(self) -> None:
-        """A step begins. It is expected to draw what the last one drew."""
-        self._expected, self._asked, self._made = self._asked, {}, {}
+    def begin(self, kind: Hashable) -> None:
+        """A step begins. It is expected to draw what the last one of its kind drew."""
+        if self._asked:
+            self._remember(tuple(self._asked))
+        self._kind, self._asked, self._made = kind, {}, {}
 
-    def draw(self, draw: Draw, step: Tensor) -> Tensor:
-        """(N, per_row) float32, what `randomness` gives for it.
+    def draw(self, draw: Draw, step: Tensor) -> Tensor | None:
+        """(N, per_row) float32, what `randomness` gives for it; None if nobody expected it.
+
+        It is the same tensor for all who ask for it in a step, and not to be changed.
 
         Args:
             step: the same from one `begin` to the next.
         """
         self._asked[draw] = None
-        if draw not in self._made:
-            together = tuple(self._expected) if draw in self._expected else (draw,)
-            if together not in self._kinds:
-                if len(self._kinds) == _MOST_KINDS:
-                    self._kinds.clear()
-                self._kinds[together] = _Together(together, self._device)
-            self._made |= self._kinds[together].at(step)
+        together = self._by_kind.get(self._kind)
+        if together is None or draw not in together.draws:
+            return None
+        if not self._made:
+            self._made = together.at(step)
         return self._made[draw]
+
+    def _remember(self, drawn: tuple[Draw, ...]) -> None:
+        before = self._by_kind.get(self._kind)
+        if before is not None and before.draws == frozenset(drawn):
+            return
+        if before is None and len(self._by_kind) == _MOST_KINDS:
+            self._by_kind.clear()
+        self._by_kind[self._kind] = _Together(drawn, self._device)
 
 
 class _Together:
     """Some draws as one. Their values lie in a row: uniform ones, firsts of pairs of normal ones, and seconds."""
 
     def __init__(self, draws: Sequence[Draw], device: torch.device) -> None:
+        self.draws = frozenset(draws)
         self._uniform = [draw for draw in draws if draw.kind == "uniform"]
         self._normal = [draw for draw in draws if draw.kind == "normal"]
         parts = [

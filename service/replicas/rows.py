@@ -47,7 +47,10 @@ class Shown(NamedTuple):
 
 
 class Present(NamedTuple):
-    """What rows and their draws depend on at one moment of a step."""
+    """What rows and their draws depend on at one moment of a step.
+
+    Of no use after that step: `step` is counted in place.
+    """
 
     step: Tensor
     size: int
@@ -113,10 +116,10 @@ class Rows:
         Args:
             cells: how many of them are of each of its cells [default: it has one].
         """
-        self._count_to(step)
-        if self.noise is not None and not part:
-            self.noise.begin()
         numbers = self._place(first_row, count, self.size)
+        if self.noise is not None and (not part or step != self._number):
+            self.noise.begin((first_row, count))
+        self._count_to(step)
         first = 0 if len(numbers) == self.size else first_row
         of_cells = tuple(cells) or (len(numbers),)
         self.own_rows = self._once((first, of_cells, self.size), lambda: RowSet(numbers, first, of_cells))
@@ -268,11 +271,11 @@ class Rows:
         runs: tuple[tuple[int, int], ...],
         rows: Callable[[], Tensor],
     ) -> Tensor:
-        draw = Draw(kind, self._key(name), per_row, runs)
+        draw, made = Draw(kind, self._key(name), per_row, runs), None
         if self.noise is not None and self.known is None and draw.small and not torch.compiler.is_compiling():
-            return self.noise.draw(draw, self.step)
+            made = self.noise.draw(draw, self.step)
         by_itself = randomness.normal if kind == "normal" else randomness.uniform
-        return by_itself(draw.key, self.step, rows(), per_row)
+        return by_itself(draw.key, self.step, rows(), per_row) if made is None else made
 
     @property
     def first_told(self) -> bool:

@@ -14,7 +14,7 @@ from service.replicas import randomness
 
 
 def compiled(loss: nn.Module, backend: str = "inductor") -> nn.Module:
-    """`loss`, compiled at its first call, and again at its second, when images of the step before are laid out anew."""
+    """`loss`, compiled at its first call, and at the second if the images of the step before are laid out otherwise."""
     torch.compiler.assume_constant_result(randomness.key_of)  # Dynamo cannot look into hashlib.
     made: Any = torch.compile(loss, backend=backend, fullgraph=True, dynamic=False)
     return cast(nn.Module, made)

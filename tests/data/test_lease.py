@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -121,6 +122,19 @@ def test_a_holder_that_was_killed_on_this_machine_is_not_waited_for(tmp_path: Pa
     newest.unlink()
     with lease(Location.of(str(tmp_path)), patience_seconds=600) as mine:
         assert mine
+    holder.communicate()
+
+
+def test_a_holder_that_is_killed_while_it_is_waited_for_is_not_waited_for_longer(tmp_path: Path) -> None:
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDING, str(tmp_path)], text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert holder.stdout and holder.stdout.readline() == "held\n"
+    began = time.monotonic()
+    threading.Timer(1, holder.kill).start()
+    with lease(Location.of(str(tmp_path)), patience_seconds=6000) as mine:
+        assert mine
+    assert time.monotonic() - began < 500, "that is less than a beat"
     holder.communicate()
 
 

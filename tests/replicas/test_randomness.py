@@ -7,6 +7,7 @@ import torch
 from benchmarks.operations import Counting
 from service.replicas.noise import Draw, Noise
 from service.replicas.randomness import bits, key_of, normal, uniform
+from service.replicas.rows import Rows
 
 MASK = (1 << 64) - 1
 
@@ -77,16 +78,45 @@ def test_draws_of_a_step_are_made_at_once_and_are_what_each_is_by_itself() -> No
         for number, (per_row, of_draw) in enumerate(itertools.product((1, 4, 7), rows))
     ]
     noise = Noise(torch.device("cpu"))
-    counted = []
     for step in range(3):
-        noise.begin()
+        noise.begin("a kind of steps")
         with Counting() as count:
             made = {draw: noise.draw(draw, torch.tensor(step)) for draw in draws}
-        counted.append(count.operations)
+        if not step:
+            assert set(made.values()) == {None}, "nobody has said what the first step draws"
+            continue
+        assert count.operations < 45 + len(draws), "those of one draw of either kind, and one to join each pair"
         for draw, values in made.items():
             numbers = torch.cat([torch.arange(first, first + length) for first, length in draw.rows])
             by_itself = (uniform if draw.kind == "uniform" else normal)(draw.key, step, numbers, draw.per_row)
-            assert torch.equal(values, by_itself), (step, draw)
-    assert counted[0] > 400, "nobody has said what the first step draws"
-    assert counted[1] > counted[2]  # Keys and counters are made once.
-    assert counted[2] < 45 + len(draws), "the operations of one draw of either kind, and one to join each pair"
+            assert values is not None and torch.equal(values, by_itself), (step, draw)
+
+
+def batch_of(with_noise: bool) -> Rows:
+    batch = Rows(24, 1, 0, torch.device("cpu"))
+    batch.noise = Noise(torch.device("cpu")) if with_noise else None
+    return batch
+
+
+def test_shares_that_change_in_turn_are_remembered() -> None:
+    together, apart = batch_of(True), batch_of(False)
+    for step in range(9):
+        first, count = [(0, 10), (4, 12), (0, 0)][step % 3]
+        drawn = []
+        for batch in (together, apart):
+            batch.start(step, first, count)
+            with Counting() as counted:
+                drawn.append([batch.uniform("a", 3), batch.normal("b", 5), batch.uniform_for_all("c", 1)])
+            if step > 2 and batch is together:
+                assert counted.operations < 50
+        assert all(torch.equal(one, other) for one, other in zip(*drawn, strict=True))
+
+
+def test_a_step_that_goes_back_to_a_later_part_draws_its_own() -> None:
+    together, apart = batch_of(True), batch_of(False)
+    for step, part in ((0, 0), (1, 0), (1, 1), (2, 0), (2, 1), (1, 1), (1, 0), (2, 0)):
+        drawn = []
+        for batch in (together, apart):
+            batch.start(step, 0, 8, part)
+            drawn.append(batch.uniform("a", 3).clone())
+        assert torch.equal(*drawn), (step, part)

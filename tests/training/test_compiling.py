@@ -11,6 +11,7 @@ from torch._dynamo.utils import counters
 
 from pipelines.loading.loader import open_loader
 from pipelines.storage.location import Location
+from service.configuration.compatibility import check_shares
 from service.configuration.config import Run
 from service.configuration.recipe import load
 from service.configuration.recipe_texts import recipes
@@ -24,8 +25,18 @@ from tests.training.test_recipes import with_small_data
 
 #: Spectral norms, minibatch layers, critics in turn, statistics that a layer changes while it uses them.
 QUICK = ["digits", "dcgan-mnist", "self-sngan-mnist", "self-infogan-mnist"]
-PENALISED = [name for name in recipes() if any(one.penalises for one in load(name).regularizers)]
-LONG = [name for name in recipes() if name not in QUICK + PENALISED]
+REFUSED = {
+    name: reason
+    for name in recipes()
+    for run in [load(name)]
+    for reason in [
+        "gradients of gradients" if any(one.penalises for one in run.regularizers)
+        else "several batches" if run.scheme.batches(0) > 1
+        else ""
+    ]
+    if reason
+}  # fmt: skip
+LONG = [name for name in recipes() if name not in [*QUICK, *REFUSED]]
 
 
 @pytest.fixture(autouse=True)
@@ -60,9 +71,9 @@ def test_a_recipe_is_recorded_without_a_break_and_does_the_same(
     assert graphs[0] > 0 and graphs[2] == graphs[1] == graphs[3], graphs
 
 
-@pytest.mark.parametrize("name", PENALISED)
+@pytest.mark.parametrize("name", REFUSED)
 def test_what_cannot_be_compiled_is_refused(name: str) -> None:
-    with pytest.raises(ValueError, match=r"compile: torch\.compile takes no gradients of gradients"):
+    with pytest.raises(ValueError, match=f"compile: .*{REFUSED[name]}"):
         load(name, ["compile=true"])
 
 
@@ -71,12 +82,20 @@ def test_what_cannot_be_compiled_is_refused(name: str) -> None:
     [
         (["exact=true"], "chooses the order of sums"),
         (["batch.rows_at_once=8"], "micro-batches compute activations twice"),
-        (["replicas=2", "batch.size=48"], "make batch.size a multiple of 64"),
+        (["network={name: pggan}", "batch.size=16"], "networks that grow"),
+        (["scheme={name: alternating, critic_steps: 5, order: critic_first}"], "several batches for the critic"),
     ],
 )
 def test_so_is_what_would_not_be_the_same(words: list[str], reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         load("digits", ["compile=true", *words])
+
+
+def test_replicas_whose_shares_change_are_refused() -> None:
+    run = load("digits", ["compile=true", "replicas=2", "batch.size=48"])
+    check_shares(run, 48)
+    with pytest.raises(ValueError, match=r"make batch\.size a multiple of 64"):
+        check_shares(run, 64)
 
 
 def trained(

@@ -21,6 +21,7 @@ from pipelines.data.shards import Manifest
 from pipelines.storage.location import Location, join
 from service.artifacts import run_checkpoints
 from service.configuration import own_recipes
+from service.configuration.compatibility import check_shares
 from service.configuration.config import Run, storage_root
 from service.configuration.tree import dump, flatten
 from service.runs.driver import cluster
@@ -170,6 +171,8 @@ def prepare(run: Run, folder: str, console: Console) -> Prepared:
         raise ConfigError(f"start_from: there is no checkpoint at {run.start_from}")
     found = prepare_all(run, console)
     data, manifest = found[0]
+    for _, one in found:
+        check_shares(run, one.lanes)
     cache = {"cache": storage_root(run.loader.cache) if run.loader.cache else None}
     run = pinned(run, found).model_copy(update={"loader": run.loader.model_copy(update=cache)})
     return Prepared(run, folder, data, manifest, uri)

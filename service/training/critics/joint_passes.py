@@ -28,7 +28,8 @@ def with_frozen_critic(
     on_fake = run_critic(critic, views[:1], rows[:1], batch, GENERATED, held)
     others = run_critic(critic, views[1:], rows[1:], batch, SHOWN_REAL)
     outputs = torch.cat([on_fake.outputs, others.outputs])
-    return CriticOutputs(outputs, View.joined(views).kinds, rows, GENERATED)
+    kinds = None if on_fake.kinds is None or others.kinds is None else torch.cat([on_fake.kinds, others.kinds])
+    return CriticOutputs(outputs, kinds, rows, GENERATED)
 
 
 def two_passes(critic: nn.Module, views: Sequence[View], rows: Sequence[RowSet], batch: GlobalBatch) -> CriticOutputs:

@@ -59,11 +59,14 @@ class Divergence:
 
     def first_steps(self) -> dict[str, Tensor]:
         """By term, the first step at which its loss was not finite, or -1: 0-dimensional, on the device."""
-        return dict(zip(self.terms, torch.where(self._first < _NEVER, self._first, -1), strict=True))
+        return dict(zip(self.terms, self._or_minus_one(), strict=True))
 
     def diverged(self) -> Diverged | None:
         """The first divergence so far. Waits for the device."""
-        return first_divergence({term: float(first) for term, first in self.first_steps().items()})
+        return first_divergence(dict(zip(self.terms, self._or_minus_one().tolist(), strict=True)))
+
+    def _or_minus_one(self) -> Tensor:
+        return torch.where(self._first < _NEVER, self._first, -1)
 
 
 def diverged_weights(parameters: Sequence[Tensor], step: Tensor) -> Diverged | None:
