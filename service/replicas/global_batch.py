@@ -44,6 +44,11 @@ class GlobalBatch(Rows):
         """Whether torch's own kernels see all rows, and may take statistics as they do."""
         return self.collective.in_one_place and self.known is None
 
+    @property
+    def over_chips(self) -> bool:
+        """Whether what looks like one tensor is laid out over many devices, by a compiler."""
+        return self.collective.world_size == 1 and not self.collective.in_one_place
+
     def group_means(self, values: Tensor, count_per_row: int = 1) -> Tensor:
         """Batch-global means over each group, one collective for all of them.
 

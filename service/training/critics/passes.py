@@ -73,7 +73,9 @@ def gather_scores(
         By critic, by pass, the whole batch's logits; and the terms' means, (terms, shards).
     """
     width = [found.outputs.shape[1] - heads for found in outputs]
-    tables = [(_logits_and_kinds(found, columns), found.rows) for found, columns in zip(outputs, width, strict=True)]
+    tables = [
+        (_logits_and_kinds(found, columns, batch), found.rows) for found, columns in zip(outputs, width, strict=True)
+    ]
     if terms:
         tables.append((torch.stack(list(terms), 1), [batch.own_rows]))
     whole = batch.whole(*tables)
@@ -84,10 +86,13 @@ def gather_scores(
     ], means
 
 
-def _logits_and_kinds(found: CriticOutputs, columns: int) -> Tensor:
+def _logits_and_kinds(found: CriticOutputs, columns: int, batch: GlobalBatch) -> Tensor:
     """(N, F + K); (N, F) where there is but one kind."""
     logits = found.outputs if found.outputs.shape[1] == columns else found.outputs[:, :columns]
-    return logits if found.kinds is None else torch.cat([logits, found.kinds], 1)
+    if found.kinds is not None:
+        return torch.cat([logits, found.kinds], 1)
+    # XLA would add up a single column over its chips, in bfloat16 where networks multiply in it.
+    return torch.cat([logits, logits.new_ones(len(logits), 1)], 1) if batch.over_chips else logits
 
 
 def _scores(table: Tensor, columns: int, batch: GlobalBatch, number: int) -> Scores:
