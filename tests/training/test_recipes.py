@@ -52,7 +52,8 @@ def test_a_recipe_trains_both_networks(name: str, tmp_path: Path) -> None:
     loaders = [open_loader(folder, run.data.transform, run.batch.size, run.seed) for folder in sets]
     replica = Replica(run, TorchDistributed(torch.device("cpu")), *loaders)
     before = [parameter.detach().clone() for parameter in replica.generator.parameters()]
-    for step in range(STEPS.get(name, 3)):
+    steps = STEPS.get(name, 3)
+    for step in range(steps):
         metrics = replica.step(step)
     assert replica.diverged() is None
     assert all(math.isfinite(value.item()) for value in metrics.values())
@@ -61,7 +62,7 @@ def test_a_recipe_trains_both_networks(name: str, tmp_path: Path) -> None:
     moved = [not torch.equal(now, then) for now, then in zip(replica.generator.parameters(), before, strict=True)]
     assert any(moved) if run.network.last_stage(run.image) else all(moved)
     assert replica.generate(4, seed=0).shape == (4, *run.image)
-    first, second = (said_by_host(replica, step) for step in (5, 6))
+    first, second = (said_by_host(replica, step) for step in (steps, steps + 1))
     assert not first.waits and not second.waits, "the step waits for the device, or is given new values by the host"
     assert first.given == second.given
 
