@@ -40,8 +40,9 @@ LONG = [name for name in recipes() if name not in [*QUICK, *REFUSED]]
 
 
 @pytest.fixture(autouse=True)
-def forgotten() -> Iterator[None]:
-    """No test finds what another has compiled."""
+def forgotten(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No test finds what another has compiled, nor the backend that it has taken."""
+    monkeypatch.setattr(context, "compiled", compiled)
     torch._dynamo.reset()
     counters.clear()
     yield
@@ -102,7 +103,7 @@ def trained(
     rank: int, world_size: int, data: str, words: list[str], backend: str, steps: int
 ) -> tuple[dict[str, Tensor], int]:
     """A run's weights after some steps, and how many graphs were recorded after the second one."""
-    setattr(context, "compiled", partial(compiled, backend=backend))  # noqa: B010  # In a process of its own.
+    setattr(context, "compiled", partial(compiled, backend=backend))  # noqa: B010  # Also in processes of their own.
     replica = opened(load("digits", [*TINY, *words]), [Location.of(data)], rank, world_size)
     at_second = 0
     for step in range(steps):

@@ -33,8 +33,6 @@ _WORKER_ENVIRONMENT = {
     # How long replicas wait for room on a node that may have gone. Then Ray Train is asked again for what there is.
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "10",
 }
-
-
 #: Nobody drains a cluster that ends with its run.
 _LOCAL_ENVIRONMENT = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
 
