@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 from urllib.parse import urlsplit
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from pipelines.components import ConfigError, name_of
 from pipelines.storage.location import check_uri
@@ -16,6 +18,20 @@ from service.models.layer_kinds import layers_that_look_at_the_batch, layers_tha
 from service.tasks import Samples
 
 _TRACKING_SCHEMES = ("", "http", "https", "file", "sqlite", "postgresql", "mysql", "mssql", "databricks")
+
+
+class _WithoutFirstWeights(TorchFunctionMode):
+    """Within, `torch.nn.init` does nothing: weights are drawn where a run trains.
+
+    On the meta device torch's operations are written in Python, and the first of them imports its compiler, for 2 s.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if getattr(func, "__module__", None) == nn.init.__name__:
+            return args[0] if args else (kwargs or {})["tensor"]
+        return func(*args, **(kwargs or {}))
 
 
 def check(run: Run) -> None:
@@ -29,8 +45,10 @@ def check(run: Run) -> None:
     except ValueError as error:
         raise ConfigError(str(error)) from error
     try:
-        with torch.device("meta"):  # Every mistake in a network's options shows, and nothing is allocated.
-            generator = run.task.generator(run.network, run.image)
+        # Every mistake in a network's options shows, and no memory is written to.
+        with _WithoutFirstWeights(), torch.no_grad():
+            with torch.device("meta"):
+                generator = run.task.generator(run.network, run.image)
             critics = run.critics.critics(run.task, run.network, run.image)
             for regularizer in run.regularizers:
                 regularizer.prepare(critics)

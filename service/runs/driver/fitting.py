@@ -12,6 +12,7 @@ import ray
 import ray.train
 from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.callbacks import DatasetsCallback
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.exceptions import WorkerGroupStartupFailedError, WorkerGroupStartupTimeoutError
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
@@ -91,9 +92,11 @@ def fit(
 
 
 class _Quiet:
-    """Ray Train without its own answer to Ctrl-C, which is to abort the run at the first, and without Ray Data.
+    """Ray Train without its own answer to Ctrl-C, which is to abort the run at the first, and without two actors.
 
-    Shards are read by the replicas themselves; an actor for Ray Data's would cost two seconds at every start.
+    Each would cost two to three seconds of a CPU at every start. Ray Data has nothing to do, as replicas read the
+    shards themselves; and nobody has to free the places of replicas whose controller died: the driver then ends, and
+    with it what its job has reserved.
     """
 
     controller: Any = None
@@ -103,7 +106,9 @@ class _Quiet:
 
     def _create_default_callbacks(self) -> list[Any]:
         made: list[Any] = super()._create_default_callbacks()  # type: ignore[misc]
-        return [callback for callback in made if not isinstance(callback, DatasetsCallback)]
+        return [
+            callback for callback in made if not isinstance(callback, DatasetsCallback | PlacementGroupCleanerCallback)
+        ]
 
 
 class _TorchTrainer(_Quiet, TorchTrainer):  # type: ignore[misc]  # Ray has no types.

@@ -8,6 +8,7 @@ import torch
 from pydantic import Field
 
 from service.training.optimizers import Optimizer
+from service.training.uncompiled import uncompiled
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 
@@ -19,4 +20,4 @@ class Adam(Optimizer):
     eps: float = Field(1e-8, gt=0)
 
     def build(self, groups: list[dict[str, Any]], fused: bool) -> torch.optim.Optimizer:
-        return torch.optim.Adam(groups, lr=self.learning_rate, betas=self.betas, eps=self.eps, fused=fused)
+        return uncompiled(torch.optim.Adam)(groups, lr=self.learning_rate, betas=self.betas, eps=self.eps, fused=fused)

@@ -8,6 +8,7 @@ import torch
 from pydantic import Field
 
 from service.training.optimizers import Optimizer
+from service.training.uncompiled import uncompiled
 
 
 class RMSProp(Optimizer):
@@ -18,4 +19,4 @@ class RMSProp(Optimizer):
     eps: float = Field(1e-8, gt=0)
 
     def build(self, groups: list[dict[str, Any]], fused: bool) -> torch.optim.Optimizer:
-        return torch.optim.RMSprop(groups, lr=self.learning_rate, alpha=self.alpha, eps=self.eps)
+        return uncompiled(torch.optim.RMSprop)(groups, lr=self.learning_rate, alpha=self.alpha, eps=self.eps)
