@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import multiprocessing
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,10 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.multiprocessing.spawn import spawn
+from torch.multiprocessing.spawn import start_processes
+
+#: Replicas are forked from one process that has imported these, as imports take longer than what they do.
+multiprocessing.set_forkserver_preload(["tests.replicas.test_exact"])
 
 
 def run_replicas(count: int, function: Callable[..., Any], *arguments: Any) -> Any:
@@ -21,7 +25,7 @@ def run_replicas(count: int, function: Callable[..., Any], *arguments: Any) -> A
     if count == 1:
         return function(0, 1, *arguments)
     with tempfile.TemporaryDirectory() as folder:
-        spawn(_main, (count, folder, function, arguments), nprocs=count)
+        start_processes(_main, (count, folder, function, arguments), nprocs=count, start_method="forkserver")
         return torch.load(Path(folder, "result"), weights_only=False)
 
 

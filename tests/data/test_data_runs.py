@@ -130,6 +130,7 @@ def broken(digits: Location, tmp_path: Path) -> Location:
     return damaged_copy(digits, tmp_path / "broken", "flipped", "shard-00001-00000.arrow")
 
 
+@pytest.mark.long
 def test_a_damaged_shard_ends_the_run_and_names_itself(
     broken: Location, tmp_path: Path, ray_cluster: tuple[str, str]
 ) -> None:

@@ -157,6 +157,7 @@ def test_a_data_set_without_labels_cannot_have_a_classifier(tmp_path: Path) -> N
         Classifier().open(Reference(folder, manifest, transform, folder / "evaluations"), print)
 
 
+@pytest.mark.long
 def test_checkpoints_are_measured_while_training_goes_on(tmp_path: Path, ray_cluster: tuple[str, str]) -> None:
     words = ["steps=8", "checkpoints.every=4", "checkpoints.score_images=16", "cluster.cpus_per_replica=1"]
     words += ["evaluation.samples=40", *SMALL[1:]]

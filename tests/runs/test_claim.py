@@ -26,6 +26,7 @@ print(tracker.start_run(f"sqlite:///{folder}/new/mlflow.db", "selfgan", name, na
 """
 
 
+@pytest.mark.long
 def test_who_comes_second_gets_one_line(tmp_path: Path, ray_cluster: tuple[str, str]) -> None:
     words = [word for word in options(tmp_path, "name=mine") if not word.startswith("steps=")]
     first = train_command("digits", *words, "steps=100000", address=ray_cluster[0])

@@ -48,6 +48,7 @@ def test_a_run_that_is_done_is_not_trained_again(storage: Path, ray_cluster: tup
     assert file.stat().st_mtime_ns == before
 
 
+@pytest.mark.long
 def test_a_run_without_a_checkpoint_says_so(storage: Path, ray_cluster: tuple[str, str]) -> None:
     words = options(storage, "name=none", "optimizer.learning_rate=1e30", "dtype=float32")
     assert train("digits", *words, address=ray_cluster[0])[0] == 1

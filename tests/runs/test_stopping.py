@@ -52,9 +52,8 @@ def resumed_is_undisturbed(storage: Path, name: str, address: str) -> None:
     assert steps == logged(storage, "whole"), "every metric once"
 
 
-@pytest.mark.parametrize(
-    ("sent", "code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.long)]
-)
+@pytest.mark.long
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_run_that_is_stopped_keeps_its_step(
     tmp_path: Path, ray_cluster: tuple[str, str], sent: signal.Signals, code: int
 ) -> None:

@@ -24,7 +24,7 @@ from tests.replicas.test_replicas import TINY, distance, weights
 from tests.training.test_recipes import with_small_data
 
 #: Spectral norms, minibatch layers, critics in turn, statistics that a layer changes while it uses them.
-QUICK = ["digits", "dcgan-mnist", "self-sngan-mnist", "self-infogan-mnist"]
+QUICK = ["dcgan-mnist", "self-sngan-mnist", "self-infogan-mnist"]
 REFUSED = {
     name: reason
     for name in recipes()
@@ -115,6 +115,7 @@ def trained(
     return weights(replica), counters["stats"]["unique_graphs"] - at_second
 
 
+@pytest.mark.long
 def test_replicas_stay_together(digits: Location) -> None:
     words = ["batch.size=64"]
     plain, _ = trained(0, 1, digits.path, words, "aot_eager", 3)

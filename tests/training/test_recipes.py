@@ -32,7 +32,7 @@ STEPS = {"self-sim-gan-mnist": 100}
 def with_small_data(name: str, folder: Path) -> tuple[Run, list[Location]]:
     """A recipe with smaller batches, or images, and data sets that are made up for it."""
     run = load(name)
-    small = ["data.transform.size=64"] if run.task.translates else ["batch.size=16", *OVERRIDES.get(name, [])]
+    small = ["data.transform.size=32"] if run.task.translates else ["batch.size=16", *OVERRIDES.get(name, [])]
     run = load(name, small)
     return run, made_up_for(run, folder)
 
