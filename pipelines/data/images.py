@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
 import cv2
 import numpy as np
-from PIL import Image, UnidentifiedImageError
-from pydantic import Field
+from PIL import Image, ImageColor, UnidentifiedImageError
+from pydantic import Field, field_validator
 
 from pipelines.components import Options
 from pipelines.data.shards import Images
+from pipelines.data.shown import as_shown, is_shown_as_it_lies
 
 Resampling = Literal["nearest", "bilinear", "bicubic", "lanczos", "box"]
 #: A picture of more pixels than this is no photograph but a trap: 30,000 x 30,000 pixels take 3.6 GB.
@@ -33,23 +35,37 @@ class BadPictureError(ValueError):
 
 
 class Picture(NamedTuple):
-    """A decoded picture, and what it was converted from, if it was not RGB or grey as wanted."""
+    """A decoded picture, and what was done to it to make it so."""
 
     image: Image.Image
-    converted: str | None
+    converted: tuple[str, ...] = ()
 
 
 class Transform(Options):
-    """Centre crop to a square, then resize, as GAN papers prepare LSUN (``box`` is resizing by area)."""
+    """Centre crop to a square, then resize, as GAN papers prepare LSUN (``box`` is resizing by area).
+
+    Pictures are taken as a viewer shows them (`as_shown`). In data sets of a time before that they stay as they lie.
+    """
 
     size: int = Field(64, ge=4, description="height and width of the images, in pixels")
     channels: Literal[1, 3] = Field(3, description="3 for colour, 1 for grey")
     resample: Resampling = Field("lanczos", description="how pictures are made that size; box averages areas")
+    background: str = Field("white", description="the colour behind transparent pictures: its name, or #rrggbb")
+
+    @field_validator("background")
+    @classmethod
+    def _is_a_colour(cls, value: str) -> str:
+        ImageColor.getrgb(value)
+        return value
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """(height, width, channels) of what it makes."""
         return self.size, self.size, self.channels
+
+    def made(self, described: Mapping[str, str | int]) -> bool:
+        """Whether this transform made what is described so; an option that is not, was not known then."""
+        return self.model_dump() == {**type(self)().model_dump(), **described}
 
     def __call__(self, picture: bytes | Images) -> Images:
         """An encoded picture, or an array (H, W) or (H, W, C) -> (size, size, channels).
@@ -57,27 +73,36 @@ class Transform(Options):
         Raises:
             BadPictureError: it cannot be used.
         """
-        return self.fit(open_picture(picture, self.channels).image)
+        return self.fit(self.open(picture).image)
 
-    def again(self, picture: bytes) -> Images:
+    def open(self, picture: bytes | Images, shown: bool = True) -> Picture:
+        """`open_picture`, in the colours and on the background of this transform."""
+        return open_picture(picture, self.channels, self.background if shown else None)
+
+    def again(self, picture: bytes, shown: bool = True) -> Images:
         """As a call does, but faster, for a picture that has been through one before.
 
         OpenCV's decoders give the same pixels as Pillow's, but take what is cut short for whole.
+
+        Args:
+            shown: whether as a viewer shows it, and not as it lies.
         """
-        pixels = cv2.imdecode(np.frombuffer(picture, np.uint8), _AS_PILLOW) if self._suits_opencv(picture) else None
+        suits = self._suits_opencv(picture, shown)
+        pixels = cv2.imdecode(np.frombuffer(picture, np.uint8), _AS_PILLOW) if suits else None
         if pixels is None:
-            return self(picture)
+            return self.fit(self.open(picture, shown).image)
         side = min(pixels.shape[:2])
         top, left = (pixels.shape[0] - side) // 2, (pixels.shape[1] - side) // 2
         square: Images = pixels[top : top + side, left : left + side]
         return square if side == self.size else self.fit(Image.fromarray(square))
 
-    def _suits_opencv(self, picture: bytes) -> bool:
-        """Whether it is an RGB photograph in WebP or JPEG, as almost all are."""
+    def _suits_opencv(self, picture: bytes, shown: bool) -> bool:
+        """Whether it is an RGB photograph in WebP or JPEG, upright and in sRGB, as almost all are."""
         if self.channels != 3:
             return False
         if picture[:3] == b"\xff\xd8\xff":
-            return Image.open(io.BytesIO(picture)).mode == "RGB"
+            header = Image.open(io.BytesIO(picture))
+            return header.mode == "RGB" and (not shown or is_shown_as_it_lies(header))
         return picture[:4] == b"RIFF" and picture[8:16] == b"WEBPVP8 "  # Simple, lossy: without transparency.
 
     def fit(self, image: Image.Image) -> Images:
@@ -91,22 +116,25 @@ class Transform(Options):
         return np.asarray(image).reshape(self.shape)
 
 
-def open_picture(picture: bytes | Images, channels: Literal[1, 3]) -> Picture:
+def open_picture(picture: bytes | Images, channels: Literal[1, 3], background: str | None = "white") -> Picture:
     """Decode a picture by its content, whatever its name or its source says it is.
+
+    Args:
+        background: what is seen through transparent pictures; None takes the pixels as they lie, not as they are shown.
 
     Raises:
         BadPictureError: empty, undecodable, truncated, animated, too large or too small. Nothing is decoded
             before its header has been found harmless.
     """
     if not isinstance(picture, bytes):
-        return Picture(Image.fromarray(picture).convert("L" if channels == 1 else "RGB"), None)
+        return Picture(Image.fromarray(picture).convert("L" if channels == 1 else "RGB"))
     if not picture:
         raise BadPictureError("empty", "0 bytes")
     try:
         image: Image.Image = Image.open(io.BytesIO(picture), formats=_FORMATS)
         _check_header(image)
         image.load()
-        return _in_mode(image, "L" if channels == 1 else "RGB")
+        return _in_mode(image, "L" if channels == 1 else "RGB", background)
     except BadPictureError:
         raise
     except UnidentifiedImageError as error:
@@ -132,11 +160,15 @@ def _check_header(image: Image.Image) -> None:
         raise BadPictureError("animated", f"{getattr(image, 'n_frames', 2)} frames")
 
 
-def _in_mode(image: Image.Image, mode: Literal["L", "RGB"]) -> Picture:
-    if image.mode == mode:
-        return Picture(image, None)
-    before = image.mode
+def _in_mode(image: Image.Image, mode: Literal["L", "RGB"], background: str | None) -> Picture:
+    before, done = image.mode, list[str]()
     if before in _SIXTEEN_BITS:  # Pillow's own conversion clips what is above 255.
         deep = np.asarray(image).astype(np.uint32)
+        notes = {name: value for name, value in image.info.items() if name != "transparency"}  # It is of 16 bits.
         image = Image.fromarray((deep >> 8).clip(0, 255).astype(np.uint8))
-    return Picture(image if image.mode == mode else image.convert(mode), before)
+        image.info = notes
+    if background is not None:
+        image, done = as_shown(image, background)
+    if image.mode != mode:
+        image = image.convert(mode)
+    return Picture(image, (*done, *([f"{before} to {mode}"] if before != mode else [])))

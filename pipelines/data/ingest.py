@@ -53,7 +53,7 @@ def ingest(
         OSError: source or target fail on the way.
     """
     before = read_manifest(target) if versions(target) else None
-    plan = Plan(source, transform, target, options, before.version + 1 if before else 1)
+    plan = Plan(source, transform, target, options, *((before.version + 1, before.shown) if before else (1,)))
     if before is not None and _is_done(before, plan):
         return before
     if options.append and before is None:
@@ -102,8 +102,9 @@ def _manifest(
         sources=(*(before.sources if before else ()), plan.source.describe()),
         plan=plan.identity,
         stored=plan.options.stored,
-        transform=plan.transform.model_dump() if decoded else None,
+        transform=(before.transform if before else plan.transform.model_dump()) if decoded else None,
         shape=plan.transform.shape if decoded else None,
+        shown=plan.shown,
         columns=plan.source.columns,
         classes=classes,
         lanes=before.lanes if before else min(LANES, rows),
@@ -133,7 +134,8 @@ def _check_alike(before: Manifest, plan: Plan) -> None:
     transform = plan.transform.model_dump() if plan.options.stored == "decoded" else None
     there = before.stored, before.transform, before.columns
     new = plan.options.stored, transform, plan.source.columns
-    if there != new:
+    alike = before.transform is None or plan.transform.made(before.transform)
+    if (there[0], there[2]) != (new[0], new[2]) or not alike:
         raise ConfigError(
             f"data.shards: {plan.target} has (stored, transform, columns) = {there}; {new} cannot be appended to it"
         )

@@ -52,6 +52,7 @@ class Plan:
 
     Attributes:
         version: of the data set, that it makes.
+        shown: whether pictures are taken as a viewer shows them, and not as they lie.
     """
 
     source: Source
@@ -59,15 +60,19 @@ class Plan:
     target: Location
     options: Options
     version: int
+    shown: bool = True
 
     @cached_property
     def identity(self) -> str:
         """Names what is read, as it is when this is first asked, and everything that the result depends on."""
+        unnamed = (
+            set[str]() if self.shown else {"background"}
+        )  # By an ingest of the time when pictures were taken as they lie.
         described = [
             type(self.source).__name__,
             self.source.model_dump(),
             self.source.fingerprint(),
-            self.transform.model_dump(),
+            self.transform.model_dump(exclude=unnamed),
             self.options.stored,
             self.options.shard_rows,
         ]
@@ -101,6 +106,7 @@ class Plan:
                 target=self.target.uri,
                 shard=f"shard-{name}.arrow",
                 note=f"{self.notes}/{name}.json",
+                shown=self.shown,
             )
 
     def _row_bytes(self, index: pa.Table) -> int:

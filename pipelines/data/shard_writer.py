@@ -13,7 +13,7 @@ import pyarrow as pa
 from PIL import Image
 from pydantic import BaseModel
 
-from pipelines.data.images import BadPictureError, Transform, halves, open_picture
+from pipelines.data.images import BadPictureError, Transform, halves
 from pipelines.data.shards import Images, Shard, Stored, encode
 from pipelines.data.sources import Sample, Source
 from pipelines.storage.location import Location
@@ -30,6 +30,7 @@ class Work:
     Attributes:
         target: folder or URI of the data set.
         note: name of the file, below the target, that says that the shard is done.
+        shown: whether pictures are taken as a viewer shows them, and not as they lie.
     """
 
     source: Source
@@ -40,6 +41,7 @@ class Work:
     target: str
     shard: str
     note: str
+    shown: bool = True
 
 
 class Skipped(BaseModel):
@@ -108,9 +110,9 @@ def _usable(
 
 def _prepare(sample: Sample, work: Work, converted: Counter[str]) -> tuple[Images | bytes, ...]:
     transform = work.transform
-    opened = [open_picture(picture, transform.channels) for picture in sample.pictures]
+    opened = [transform.open(picture, work.shown) for picture in sample.pictures]
     images = halves(opened[0].image) if work.source.side_by_side else tuple(picture.image for picture in opened)
-    converted.update(f"{picture.converted} to {picture.image.mode}" for picture in opened if picture.converted)
+    converted.update(what for picture in opened for what in picture.converted)
     if work.stored == "decoded":
         return tuple(transform.fit(image) for image in images)
     if work.source.side_by_side:

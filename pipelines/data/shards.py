@@ -66,7 +66,9 @@ class Manifest(BaseModel):
         classes: what the labels stand for, where the source says so.
         lanes: how many streams the rows are dealt into; see `pipelines.loading.order`.
         block_rows: rows of every block but a shard's last.
-        skipped, converted: how many samples, by kind, are not here, and are here in another colour mode.
+        skipped, converted: how many samples, by kind, are not here, and are here otherwise than their files hold them.
+        shown: whether pictures are as a viewer shows them (`pipelines.data.shown`); in data sets of a time before that
+            they are as they lie.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -84,6 +86,7 @@ class Manifest(BaseModel):
     block_rows: int
     skipped: dict[str, int]
     converted: dict[str, int]
+    shown: bool = False
     shards: tuple[Shard, ...]
 
     @property
@@ -113,7 +116,8 @@ class Manifest(BaseModel):
     @property
     def hash(self) -> str:
         """Names the data set's version: it follows the order and content of the rows, not where they lie."""
-        digest = hashlib.sha256(f"{self.lanes}/{self.block_rows}/{self.shape}/{self.columns}".encode())
+        decoding = "/shown" if self.shown and self.shape is None else ""  # Else the rows are what has been decoded.
+        digest = hashlib.sha256(f"{self.lanes}/{self.block_rows}/{self.shape}/{self.columns}{decoding}".encode())
         for shard in self.shards:
             digest.update(f"{shard.rows}/{shard.sha256}".encode())
         return digest.hexdigest()[:16]

@@ -271,7 +271,7 @@ class Loader:
 
             def decode(number: int) -> None:
                 block, row = places[number]
-                target[number] = self._transform.again(block.pictures[column][row].as_py())
+                target[number] = self._transform.again(block.pictures[column][row].as_py(), self.manifest.shown)
 
             for _ in self._decoders.map(decode, range(len(places))):
                 """Raises what decoding raises."""

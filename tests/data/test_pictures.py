@@ -52,12 +52,12 @@ def test_pictures_are_decoded_by_content(kind: str) -> None:
 
 def test_other_colour_modes_are_converted_and_counted() -> None:
     grey = Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16))
-    assert open_picture(saved(grey, "PNG"), 3).converted == "L"
-    assert open_picture(saved(grey, "PNG"), 1).converted is None
-    assert open_picture(encoded("JPEG", mode="CMYK"), 3).converted == "CMYK"
+    assert open_picture(saved(grey, "PNG"), 3).converted == ("L to RGB",)
+    assert open_picture(saved(grey, "PNG"), 1).converted == ()
+    assert open_picture(encoded("JPEG", mode="CMYK"), 3).converted == ("CMYK to RGB",)
     deep = Image.fromarray((np.arange(256, dtype=np.uint16) * 256).reshape(16, 16))
     picture = open_picture(saved(deep, "PNG"), 3)
-    assert picture.converted == "I;16"
+    assert picture.converted == ("I;16 to RGB",)
     assert np.array_equal(np.asarray(picture.image)[..., 0], np.asarray(grey))
 
 

@@ -132,11 +132,10 @@ def _in_parallel(run: Run) -> Tasks:
 
 
 def _check(run: Run, manifest: Manifest, location: Location, readers: int) -> None:
-    wanted = run.data.transform.model_dump()
-    if manifest.transform is not None and manifest.transform != wanted:
+    if manifest.transform is not None and not run.data.transform.made(manifest.transform):
         raise ConfigError(
-            f"data.shards: {location} holds images made by {manifest.transform}, the recipe wants {wanted}; "
-            "name another folder"
+            f"data.shards: {location} holds images made by {manifest.transform}, the recipe wants "
+            f"{run.data.transform.model_dump()}; name another folder"
         )
     if run.task.needs_pairs and len(manifest.columns) < 2:
         raise ConfigError(f"task {name_of(run.task)}: {location} holds no pairs; take data.source=pairs")
