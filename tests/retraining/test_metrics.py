@@ -1,5 +1,7 @@
 """Figures of quality, against formulas of their own in numpy and scipy."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -79,3 +81,49 @@ def test_a_class_is_covered_if_it_is_made_a_tenth_as_often_as_it_is_real() -> No
 def test_too_few_images_for_kid_are_refused() -> None:
     with pytest.raises(ValueError, match="20 images on each side, not 19"):
         kid(torch.randn(19, 4), torch.randn(19, 4))
+
+
+@pytest.mark.parametrize("copies", [1, 5, 6, 12])
+def test_real_pictures_are_as_good_as_themselves_however_many_copies_there_are(copies: int) -> None:
+    real = torch.from_numpy(np.random.default_rng(0).normal(100, 1, size=(20, 64))).repeat(copies, 1).float()
+    found = neighbourhoods(real, real[torch.randperm(len(real), generator=torch.Generator().manual_seed(0))], k=K)
+    assert (found.precision, found.recall, found.coverage) == (1, 1, 1)
+    assert found.density == pytest.approx(1 if copies == 1 else max(copies, K) / K, rel=0.3)
+    others = neighbourhoods(real, real + 100, k=K)
+    assert others == (0, 0, 0, 0)
+
+
+def test_features_that_are_all_alike_have_figures() -> None:
+    alike = torch.ones(30, 8)
+    assert fid(alike, alike) == pytest.approx(0, abs=1e-9)
+    assert fid(alike, alike + 2) == pytest.approx(8 * 4)
+    assert kid(alike, alike).value == pytest.approx(0, abs=1e-9)
+    assert neighbourhoods(alike, alike)[:2] == (1, 1)
+    assert neighbourhoods(alike, alike + 2) == (0, 0, 0, 0)
+
+
+def test_fewer_samples_than_features_have_a_frechet_distance() -> None:
+    """By another formula: the root's trace is the sum of singular values of what both sides share."""
+    random = np.random.default_rng(5)
+    real, made = random.normal(size=(12, 64)), 1 + 2 * random.normal(size=(9, 64))
+    centred = [(side - side.mean(0)) / np.sqrt(len(side) - 1) for side in (real, made)]
+    expected = ((real.mean(0) - made.mean(0)) ** 2).sum() + sum((side**2).sum() for side in centred)
+    expected -= 2 * linalg.svdvals(centred[0] @ centred[1].T).sum()
+    assert fid(torch.from_numpy(real), torch.from_numpy(made)) == pytest.approx(expected, rel=1e-6)
+    assert fid(torch.from_numpy(real), torch.from_numpy(real)) == pytest.approx(0, abs=1e-5)
+
+
+@pytest.mark.parametrize("figure", [fid, kid, neighbourhoods])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_features_that_are_no_numbers_are_refused(figure: Callable[..., object], bad: float) -> None:
+    spoilt = torch.randn(40, 8)
+    spoilt[3, 2] = bad
+    with pytest.raises(ValueError, match="the features of 1 of 40 generated images are not finite"):
+        figure(torch.randn(40, 8), spoilt)
+    with pytest.raises(ValueError, match="the features of 1 of 40 real images are not finite"):
+        figure(spoilt, torch.randn(40, 8))
+
+
+def test_too_few_neighbours_are_refused() -> None:
+    with pytest.raises(ValueError, match="5 neighbours need 6 images on each side, not 5"):
+        neighbourhoods(torch.randn(5, 4), torch.randn(40, 4))
