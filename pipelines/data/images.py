@@ -12,6 +12,7 @@ from PIL import Image, ImageColor, UnidentifiedImageError
 from pydantic import Field, field_validator
 
 from pipelines.components import Options
+from pipelines.data.formats import Unusable
 from pipelines.data.shards import Images
 from pipelines.data.shown import as_shown, is_shown_as_it_lies
 
@@ -128,6 +129,8 @@ def open_picture(picture: bytes | Images, channels: Literal[1, 3], background: s
     """
     if not isinstance(picture, bytes):
         return Picture(Image.fromarray(picture).convert("L" if channels == 1 else "RGB"))
+    if isinstance(picture, Unusable):
+        raise BadPictureError(picture.kind, "its bytes cannot be had, or are not those that were put there")
     if not picture:
         raise BadPictureError("empty", "0 bytes")
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -130,10 +131,16 @@ def without_duplicates(index: pa.Table, known: pa.ChunkedArray) -> tuple[pa.Tabl
 
 
 def with_labels(index: pa.Table, known: tuple[str, ...]) -> tuple[pa.Table, tuple[str, ...]]:
-    """Number the classes: those that are known stay as they are, new ones follow by name."""
+    """Number the classes: those that are known stay as they are, new ones follow by name, 2 before 10."""
     if "class" not in index.column_names:
         return index, known
     names = index.column("class")
-    classes = (*known, *sorted(set(pc.unique(names).drop_null().to_pylist()) - set(known)))
+    classes = (*known, *sorted(set(pc.unique(names).drop_null().to_pylist()) - set(known), key=_natural))
     labels = pc.index_in(names, pa.array(classes, pa.string())).cast(pa.int64())
     return index.drop_columns("class").append_column("label", labels), classes
+
+
+def _natural(name: str) -> tuple[tuple[int, str], ...]:
+    """A key to sort names by, in which numbers count as such."""
+    parts = re.findall(r"([0-9]+)|([^0-9]+)", name)
+    return (*((int(digits) if digits else -1, text) for digits, text in parts), (-2, name))

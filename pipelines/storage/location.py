@@ -14,6 +14,7 @@ from pyarrow import fs
 
 from pipelines.components import ConfigError
 from pipelines.storage import object_store
+from pipelines.storage.local_tree import files_below
 
 #: What os.link raises where a file system has none: FAT, many network shares and object stores that are mounted.
 _NO_HARD_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
@@ -110,10 +111,21 @@ class Location:
         return info.size if info.type == fs.FileType.File else None
 
     def files(self, recursive: bool = False) -> list[Found]:
-        """The files in a folder, by name; none if it is not there."""
+        """The files in a folder, by name; none if it is not there.
+
+        Args:
+            recursive: those of the folders in it too, of each of them once, though links may lead to it again.
+        """
+        if recursive and self.is_local:
+            below = ((name, file) for name, file in files_below(self.path) if file is not None)
+            return sorted(Found(name, file.st_size, file.st_mtime_ns) for name, file in below)
         selector = fs.FileSelector(self.path, allow_not_found=True, recursive=recursive)
         above = len(self.path.rstrip("/")) + 1
         return sorted(_found(info, above) for info in _files(self.filesystem.get_file_info(selector)))
+
+    def dead_links(self) -> list[str]:
+        """The links to nothing in a folder of this machine, and in the folders in it, by name."""
+        return sorted(name for name, file in files_below(self.path) if file is None) if self.is_local else []
 
     def folders(self) -> list[str]:
         """The names of the folders in a folder; none if it is not there."""

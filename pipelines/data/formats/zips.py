@@ -13,7 +13,7 @@ from pathlib import PurePosixPath
 import pyarrow as pa
 
 from pipelines.components import ConfigError
-from pipelines.data.formats import DEFLATED, MOST_BYTES, STORED, Entry, is_hidden
+from pipelines.data.formats import DEFLATED, MOST_BYTES, STORED, Entry, Unusable, is_hidden
 from pipelines.storage.location import Location
 
 _MEMBER_HEADER = struct.Struct("<4s 14x I 4x HH")
@@ -53,19 +53,29 @@ def stored_member(archive: Location, name: str) -> int:
         return _content_offset(file, found[0].header_offset)
 
 
-def unpack(member: bytes, packing: int) -> bytes:
-    """A zip's member, with its header before it and what follows behind -> its content; empty if it is damaged."""
+def unpack(member: bytes, packing: int, crc: int) -> bytes:
+    """A zip's member, with its header before it and what follows behind -> its content; `Unusable` if it is damaged."""
     if len(member) < _MEMBER_HEADER.size or member[:4] != b"PK\x03\x04":
-        return b""
+        return Unusable("damaged")
     content = member[_content_offset(pa.BufferReader(member), 0) :]
-    if packing == STORED:
-        size = _MEMBER_HEADER.unpack_from(member)[1]  # 0, or all ones, where it is said elsewhere.
-        return content[:size] if 0 < size < 2**32 - 1 else content
-    unpacker = zlib.decompressobj(-zlib.MAX_WBITS)
     try:
-        return unpacker.decompress(content, MOST_BYTES)
+        found = _stored(member, content, crc) if packing == STORED else _inflated(content)
     except zlib.error:
-        return b""
+        return Unusable("damaged")
+    return found if zlib.crc32(found) == crc else Unusable("damaged")
+
+
+def _stored(member: bytes, content: bytes, crc: int) -> bytes:
+    size = _MEMBER_HEADER.unpack_from(member)[1]
+    if 0 < size < 2**32 - 1:
+        return content[:size]
+    # 0, or all ones: the size is said elsewhere, which may be behind the content, in one of these lengths.
+    ends = (content[: len(content) - behind] for behind in (0, 12, 16, 20, 24))
+    return next((whole for whole in ends if zlib.crc32(whole) == crc), content)
+
+
+def _inflated(content: bytes) -> bytes:
+    return zlib.decompressobj(-zlib.MAX_WBITS).decompress(content, MOST_BYTES)
 
 
 def _open_zip(archive: Location, part: io.RawIOBase) -> zipfile.ZipFile:
@@ -90,7 +100,7 @@ def _members(archive: Location, file: pa.NativeFile, start: int, size: int, pref
                 yield from _members(archive, file, inner, info.file_size, f"{name}/")
             else:
                 packing = _PACKINGS[info.compress_type]
-                yield Entry(name, "", start + info.header_offset, end - info.header_offset, packing)
+                yield Entry(name, "", start + info.header_offset, end - info.header_offset, packing, info.CRC)
 
 
 def _check_readable(archive: Location, name: str, info: zipfile.ZipInfo) -> None:

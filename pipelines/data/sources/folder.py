@@ -12,18 +12,34 @@ from pipelines.components import ConfigError
 from pipelines.data.formats import Entry
 from pipelines.data.formats.folders import in_folder
 from pipelines.data.formats.zips import in_zip, is_zip
+from pipelines.data.labels import DESCRIPTION, class_column, label_column, labels_in
 from pipelines.data.sources import Sample, Source, Uri, existing, files_of, fingerprint_files, samples_at, tabulate
 
 
 class Folder(Source):
-    """Every file below a folder, or in a zip, is a picture; what the first folders are called are its classes."""
+    """Every file below a folder, or in a zip, is a picture; what the first folders are called are its classes.
+
+    Where StyleGAN's ``dataset.json`` lies beside them, it says their labels instead.
+    """
 
     uri: Uri
     inside: str = Field("", description="only what lies in this folder of it")
     classes: bool = Field(True, description="whether the first folders are classes")
 
     def index(self) -> pa.Table:
-        return with_classes(self.entries(), self.inside, self.classes)
+        root, inside = existing(self.uri), f"{self.inside.strip('/')}/" if self.inside else ""
+        found = self.entries()
+        pictures = [entry for entry in found if entry.name != inside + DESCRIPTION]
+        table = tabulate(pictures)
+        if not self.classes:
+            return table
+        if len(pictures) < len(found):
+            labels = labels_in(root, tabulate([entry for entry in found if entry.name == inside + DESCRIPTION]))
+            if labels is None:
+                return table
+            return table.append_column("label", label_column(root, table.column("name").to_pylist(), inside, labels))
+        classes = class_column(root, pictures, inside)
+        return table if classes is None else table.append_column("class", classes)
 
     def entries(self) -> list[Entry]:
         """Where every picture lies. Raises ConfigError if there is none."""
@@ -44,17 +60,3 @@ class Folder(Source):
 
     def describe(self) -> str:
         return f"pictures in {existing(self.uri).name}{f'/{self.inside}' if self.inside else ''}"
-
-
-def with_classes(entries: list[Entry], inside: str, classes: bool) -> pa.Table:
-    """A table of entries, with the first folder that tells them apart as their class."""
-    table = tabulate(entries)
-    parents = [PurePosixPath(entry.name).relative_to(inside).parts[:-1] for entry in entries]
-    inner = [parent for parent in parents if parent]
-    if not classes or not inner:
-        return table
-    first, last = min(inner), max(inner)
-    alike = next((at for at, (one, other) in enumerate(zip(first, last, strict=False)) if one != other), len(first))
-    common = min(alike, min(map(len, inner)) - 1)  # A single class is one too.
-    names = [parent[common] if parent else None for parent in parents]
-    return table.append_column("class", pa.array(names, pa.string()))

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from pipelines.components import ConfigError
 from pipelines.data.sources import Sample, Source, Uri, existing, samples_at
-from pipelines.data.sources.folder import Folder, with_classes
+from pipelines.data.sources.folder import Folder
 
 _OTHER = "other "
 
@@ -33,10 +33,10 @@ class Pairs(Source):
         return self.other_uri is None
 
     def index(self) -> pa.Table:
-        first = with_classes(self._folder(self.uri).entries(), self.inside, classes=False)
+        first = self._folder(self.uri).index()
         if self.other_uri is None:
             return first
-        others = with_classes(self._folder(self.other_uri).entries(), self.inside, classes=False)
+        others = self._folder(self.other_uri).index()
         here, there = _stems(self.uri, first), _stems(self.other_uri, others)
         if alone := sorted(here.keys() ^ there.keys()):
             missing = self.other_uri if alone[0] in here else self.uri
