@@ -7,6 +7,7 @@ averaged its weights, ``average.safetensors``, which is then what images are mad
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,8 @@ DESCRIPTION = "description.json"
 #: The names of its networks' files.
 GENERATOR, AVERAGE = "generator", "average"
 _AT_ONCE = 64
+#: What is made in one go, in pixels: more is hardly meant, and would end in an allocator's error.
+_MOST_PIXELS = 1 << 32
 
 
 class GeneratorError(ValueError):
@@ -91,6 +94,7 @@ class Generator:
 
     def between(self, n: int, seed: int, label: int | None = None) -> Tensor:
         """`n` images on the way from one of the seed's to its next, both included; by angle (White 2016)."""
+        self._check_count(n)
         first = self._examples(2, seed, label if label is not None or not self.task.chosen else 0)
         ways = torch.linspace(0, 1, n)
         return self.images({name: _on_the_way(values, ways) for name, values in first.items()})
@@ -119,11 +123,17 @@ class Generator:
         typed = {name: values.to(self.dtype) for name, values in examples.items()}
         return to_image(self.task.images(self.module, typed))
 
+    def _check_count(self, n: int) -> None:
+        if n < 1:
+            raise GeneratorError(f"n: {n} images cannot be made; ask for one or more")
+        most = max(1, _MOST_PIXELS // math.prod(self.image))
+        if n > most:
+            raise GeneratorError(f"n: {n:,} images are too many at once; ask for at most {most:,}, with several seeds")
+
     def _examples(self, n: int, seed: int, label: int | None) -> dict[str, Tensor]:
         if self.task.translates:
             raise GeneratorError("this model makes images of images: give it some")
-        if n < 1:
-            raise GeneratorError(f"n: {n} images cannot be made; ask for one or more")
+        self._check_count(n)
         examples = self.task.examples(self.network, seed, n, torch.device("cpu"))
         if label is None:
             return examples

@@ -27,7 +27,7 @@ _CONNECT_SECONDS, _READ_SECONDS = 5.0, 20.0
 
 def refuse_credentials(uri: str) -> None:
     """Raise ConfigError if a URI carries credentials, or options of S3's that nobody knows and may be such."""
-    parts = urlsplit(uri)
+    parts = urlsplit(uri, allow_fragments=False)  # A key may have a # in it.
     shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
     if "@" in parts.netloc and parts.scheme == "s3":
         raise ConfigError(
@@ -47,7 +47,7 @@ class Store:
     """
 
     def __init__(self, uri: str) -> None:
-        parts = urlsplit(uri)
+        parts = urlsplit(uri, allow_fragments=False)
         refuse_credentials(uri)
         options = {key: values[0] for key, values in parse_qs(parts.query).items()}
         self.path = f"{parts.netloc}{parts.path}".rstrip("/")

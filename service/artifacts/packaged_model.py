@@ -5,6 +5,7 @@ It needs torch, numpy, pydantic and safetensors; weights and configuration are t
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
 
@@ -12,6 +13,8 @@ import mlflow
 import torch
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
+#: Of all images of a request: as JSON that is some 100 MB, and making them takes seconds.
+_MOST_VALUES = 1 << 24
 _SOURCES = Path(__file__).parent / "code" / "sources.zip"
 # A process that already runs the service, or another model of it, keeps its own: never half of one and half of another.
 if _SOURCES.exists() and not {"service", "pipelines"} & set(sys.modules):
@@ -21,7 +24,7 @@ from service.generator import Generator  # noqa: E402
 
 
 class GeneratorModel(PythonModel):  # type: ignore[misc]
-    """Rows of (n, seed), and of a label if wanted -> images (sum of n, H, W, C), uint8.
+    """Rows of n, and of a seed [0] and a label if wanted -> images (sum of n, H, W, C), uint8.
 
     The same seed gives the same images anywhere. A generator that makes images of images takes those, (N, H, W, C),
     uint8, instead.
@@ -37,14 +40,21 @@ class GeneratorModel(PythonModel):  # type: ignore[misc]
         else:
             rows = model_input.to_dict("records")
             if not rows:
-                raise ValueError("no rows: give n and seed")
-            images = torch.cat([self._generator.make(int(row["n"]), int(row["seed"]), _label(row)) for row in rows])
+                raise ValueError("no rows: give n, and a seed if you want other images than those of seed 0")
+            most = max(1, _MOST_VALUES // math.prod(self._generator.image))
+            if sum(int(row["n"]) for row in rows) > most:
+                raise ValueError(f"n: ask for at most {most:,} images in one request")
+            made = [
+                self._generator.make(int(row["n"]), _number(row, "seed") or 0, _number(row, "label")) for row in rows
+            ]
+            images = torch.cat(made)
         return images.permute(0, 2, 3, 1).contiguous().numpy()
 
 
-def _label(row: dict[str, object]) -> int | None:
-    label = row.get("label")
-    return None if label is None or label != label else int(label)  # type: ignore[call-overload]
+def _number(row: dict[str, object], name: str) -> int | None:
+    """A row's number, None if it has none, for which pandas has NaN."""
+    value = row.get(name)
+    return None if value is None or value != value else int(value)  # type: ignore[call-overload]
 
 
 mlflow.models.set_model(GeneratorModel())

@@ -139,7 +139,7 @@ def _signature(run: Run):  # type: ignore[no-untyped-def]
 
     image = run.image
     images = Schema([TensorSpec(np.dtype("uint8"), (-1, image.height, image.width, image.channels))])
-    columns = [ColSpec(DataType.long, "n"), ColSpec(DataType.long, "seed")]
+    columns = [ColSpec(DataType.long, "n"), ColSpec(DataType.long, "seed", required=False)]
     if run.task.chosen:
         columns.append(ColSpec(DataType.double, "label", required=False))  # Which may be missing in a row.
     return ModelSignature(inputs=images if run.task.translates else Schema(columns), outputs=images)

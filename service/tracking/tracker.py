@@ -130,7 +130,7 @@ def start_run(
         server = client(uri)
         found = server.get_experiment_by_name(experiment)
         experiment_id = found.experiment_id if found else server.create_experiment(experiment, artifacts)
-        query = f'tags.checkpoints = "{folder}"'
+        query = f"tags.checkpoints = {_quoted(folder)}"
         runs = server.search_runs([experiment_id], query, max_results=1) if resume else []
         run_id: str = (runs[0] if runs else server.create_run(experiment_id, run_name=name)).info.run_id
         server.update_run(run_id, status="RUNNING")
@@ -141,6 +141,13 @@ def start_run(
         everything = {**tags, "checkpoints": folder}
         server.log_batch(run_id, tags=[RunTag(key, value) for key, value in everything.items()])
     return run_id
+
+
+def _quoted(text: str) -> str:
+    """As a filter of MLflow takes it, which knows two kinds of quotes and no way to write one within its own kind."""
+    if "'" in text and '"' in text:
+        raise TrackingError(f"MLflow cannot look for {text}: it has both kinds of quotes; leave one out of its name")
+    return f'"{text}"' if "'" in text else f"'{text}'"
 
 
 def discard_run(uri: str, run_id: str) -> None:

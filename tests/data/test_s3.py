@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import boto3
@@ -71,6 +72,24 @@ def test_files_come_and_go(s3: str) -> None:
         assert opened.read_at(3, 2) == b"nte"
     (folder / "a").delete()
     assert not file.exists()
+
+
+def test_names_of_any_kind_come_back_as_they_are(s3: str) -> None:
+    folder = Location.of(f"{s3}/a #1 + b/ünï")
+    names = ["with space", "plus+", "hash#1", "percent%20", "quote'", "ünïcode", "=&"]
+    for name in names:
+        (folder / name).write(name.encode())
+    assert [file.name for file in folder.files()] == sorted(names)
+    assert [(folder / name).read().decode() for name in names] == names
+    assert {file.name for file in Location.of(s3).files(recursive=True)} == {f"a #1 + b/ünï/{name}" for name in names}
+
+
+def test_a_listing_of_more_than_a_thousand_has_them_all(s3: str) -> None:
+    """S3 gives a thousand at a time."""
+    folder = Location.of(s3)
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(lambda at: (folder / f"many/{at:04}").write(b"x"), range(1005)))
+    assert [file.name for file in (folder / "many").files()] == [f"{at:04}" for at in range(1005)]
 
 
 def test_a_file_is_created_once(s3: str) -> None:

@@ -113,6 +113,11 @@ def test_grids_single_files_and_pictures_of_any_kind(tmp_path: Path, monkeypatch
     ("words", "said"),
     [
         (["--n", "0", "--out", "x.png"], "--n: 0 images"),
+        (
+            ["--n", "1000000000000", "--out", "x.png"],
+            "n: 1,000,000,000,000 images are too many at once; ask for at most",
+        ),
+        (["--n", "1000000000000", "--interpolate", "--out", "x.png"], "images are too many at once"),
         (["--label", "3", "--out", "x.png"], "trained without classes"),
         (["--images", "nowhere.png", "--out", "x.png"], "--images: nowhere.png"),
     ],

@@ -67,6 +67,9 @@ def test_a_class_may_be_chosen_for_some_rows_and_for_none(tmp_path: Path) -> Non
         assert model.predict(pd.DataFrame({**rows, "label": labels})).shape == (5, 16, 16, 1)
     with pytest.raises(Exception, match="ask for one or more"):
         model.predict(pd.DataFrame({"n": [0], "seed": [7]}))
+    with pytest.raises(Exception, match="ask for at most 65,536 images in one request"):
+        model.predict(pd.DataFrame({"n": [60_000, 6_000]}))
+    assert np.array_equal(model.predict(pd.DataFrame({"n": [2]})), model.predict(pd.DataFrame({"n": [2], "seed": [0]})))
 
 
 def test_loading_a_model_leaves_the_service_that_runs_in_its_place(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from mlflow import MlflowClient
 
 from pipelines.components import ConfigError
 from service.tracking.journal import Journal
-from service.tracking.tracker import Tracker, check_reachable, start_run
+from service.tracking.tracker import Tracker, TrackingError, check_reachable, start_run
 from tests.conftest import free_port
 from tests.patience import PATIENCE, wait_until
 
@@ -85,6 +85,20 @@ def test_a_server_that_goes_away_loses_nothing(tmp_path: Path, monkeypatch: pyte
     assert [file.path for file in client.list_artifacts(run_id, "samples")] == ["samples/step.png"]
     assert client.get_run(run_id).data.tags["warning"] == "text"
     server.stop()
+
+
+@pytest.mark.parametrize("folder", ['/runs/a "good" one', "/runs/somebody's"])
+def test_a_folder_with_quotes_in_its_name_is_found_again(folder: str, tmp_path: Path) -> None:
+    def start(name: str, resume: bool) -> str:
+        uri = f"sqlite:///{tmp_path}/mlflow.db"
+        return start_run(uri, "selfgan", name, folder, {}, {}, (tmp_path / "artifacts").as_uri(), resume)
+
+    assert start("run", resume=False) == start("run", resume=True)
+
+
+def test_one_with_both_kinds_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(TrackingError, match="it has both kinds of quotes"):
+        start_run(f"sqlite:///{tmp_path}/mlflow.db", "selfgan", "run", "/runs/a\"b'c", {}, {}, None, resume=True)
 
 
 def test_a_journal_survives_being_cut_short(tmp_path: Path) -> None:
