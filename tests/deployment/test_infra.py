@@ -221,9 +221,9 @@ def test_the_alerts_ask_for_what_the_service_reports() -> None:
 @pytest.mark.parametrize(
     ("old", "new"),
     [
-        ("(ray_selfgan_step)", "(ray_selfgan_steps)"),
-        ("(ray_selfgan_step)", "(selfgan_step)"),
-        ("ray_selfgan_step offset 15m", "ray_selfgan_step offset fifteen"),
+        ("(ray_selfgan_step[", "(ray_selfgan_steps["),
+        ("(ray_selfgan_step[", "(selfgan_step["),
+        ("[1h] offset 16m", "[1h] offset fifteen"),
         ("selfgan:data_wait_ratio > 0.3", "selfgan:wait_ratio > 0.3"),
         ("by (run, recipe, term)", "by (run, recipe, name)"),
         ("alert: SelfganRestarts", "alert: Restarts"),
