@@ -84,7 +84,7 @@ def _pictures(generator: Generator, path: Path) -> Tensor:
     from pipelines.components import ConfigError
     from pipelines.data.images import BadPictureError, Transform
 
-    transform = Transform.model_validate(generator.described["transform"])  # As the training images were prepared.
+    transform = Transform.model_validate(generator.described["transform"])  # To the training images' size and colours.
     files = sorted(file for file in path.iterdir() if file.is_file()) if path.is_dir() else [path]
     try:
         pictures = [transform(file.read_bytes()) for file in files]

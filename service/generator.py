@@ -123,10 +123,11 @@ class Generator:
         typed = {name: values.to(self.dtype) for name, values in examples.items()}
         return to_image(self.task.images(self.module, typed))
 
-    def _check_count(self, n: int) -> None:
+    def _check_count(self, n: int, latents: int = 1) -> None:
+        """Raise GeneratorError for a number that cannot be meant, where each image takes so many latents."""
         if n < 1:
             raise GeneratorError(f"n: {n} images cannot be made; ask for one or more")
-        most = max(1, _MOST_PIXELS // math.prod(self.image))
+        most = max(1, _MOST_PIXELS // math.prod(self.image) // latents)
         if n > most:
             raise GeneratorError(f"n: {n:,} images are too many at once; ask for at most {most:,}, with several seeds")
 
@@ -142,6 +143,7 @@ class Generator:
         kinds = examples[self.task.chosen].shape[1]
         if not 0 <= label < kinds:
             raise GeneratorError(f"label: {label} is none of this model's, 0 to {kinds - 1}")
+        self._check_count(n, kinds)
         # As many latents as images, instead of one for each class in turn.
         examples = {name: values[::kinds] for name, values in
                     self.task.examples(self.network, seed, n * kinds, torch.device("cpu")).items()}  # fmt: skip

@@ -51,13 +51,14 @@ class Transform(Options):
     size: int = Field(64, ge=4, description="height and width of the images, in pixels")
     channels: Literal[1, 3] = Field(3, description="3 for colour, 1 for grey")
     resample: Resampling = Field("lanczos", description="how pictures are made that size; box averages areas")
-    background: str = Field("white", description="the colour behind transparent pictures: its name, or #rrggbb")
+    background: str = Field("#ffffff", description="the colour behind transparent pictures: its name, or #rrggbb")
 
     @field_validator("background")
     @classmethod
     def _is_a_colour(cls, value: str) -> str:
-        ImageColor.getrgb(value)
-        return value
+        if len(colour := ImageColor.getrgb(value)) > 3:
+            raise ValueError(f"{value!r} is transparent itself")
+        return "#" + bytes(colour).hex()
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -74,6 +74,11 @@ def _write(plan: Plan, before: Manifest | None, tasks: Tasks, report: Report) ->
     index = plan.source.index()
     kept, duplicates = without_duplicates(index, read_keys(plan.target, before))
     limit = _Limit(plan.options.skip_limit, len(kept) + duplicates.count, plan.source)
+    if before and before.classes and len(kept) and "class" not in kept.column_names:
+        raise ConfigError(
+            f"data.shards: {plan.target} has the classes {', '.join(before.classes[:10])}, and what is to be added "
+            "says none, or numbers; put it into folders of these names, or ingest all into a new folder"
+        )
     kept, classes = with_labels(kept, before.classes if before else ())
     block_rows = before.block_rows if before else plan.block_rows(kept)
     found = {"duplicate": duplicates} if duplicates.count else {}

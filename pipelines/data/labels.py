@@ -16,7 +16,9 @@ from pipelines.storage.location import Location
 #: StyleGAN's data sets say in it which label each picture has.
 DESCRIPTION = "dataset.json"
 #: Folders that are called so hold parts of a data set, each with all of its classes.
-_SPLITS = frozenset({"train", "training", "val", "valid", "validation", "dev", "test", "testing"})
+_SPLITS = frozenset(
+    {"train", "training", "val", "valid", "validation", "dev", "test", "testing", "extra", "unlabeled", "unlabelled"}
+)
 
 
 def labels_in(root: Location, description: pa.Table) -> Mapping[str, int] | None:
@@ -32,9 +34,9 @@ def labels_in(root: Location, description: pa.Table) -> Mapping[str, int] | None
     try:
         found = json.loads(content)["labels"]
         labels = None if found is None else {str(name): label for name, label in found}
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise _refused(root, "is none of StyleGAN's") from error
-    if labels is not None and not all(type(label) is int and label >= 0 for label in labels.values()):
+    if labels is not None and not all(type(label) is int and 0 <= label < 2**31 for label in labels.values()):
         raise _refused(root, "gives labels that are no whole numbers, or several to a picture")
     return labels
 
@@ -54,32 +56,35 @@ def label_column(root: Location, names: list[str], inside: str, labels: Mapping[
 def class_column(root: Location, entries: list[Entry], inside: str) -> pa.Array | None:
     """The first folder that tells pictures apart, as the class of each; null for those beside such folders.
 
-    None if there is no such folder, or but one, which is a split of a data set.
+    None if there is no such folder.
 
     Raises:
-        ConfigError: such folders are several splits of a data set.
+        ConfigError: among such folders are several splits of a data set, or a description lies in one.
     """
     parents = [PurePosixPath(entry.name).relative_to(inside).parts[:-1] for entry in entries]
     inner = [parent for parent in parents if parent]
     if not inner:
         return None
-    first, last = min(inner), max(inner)
-    alike = next((at for at, (one, other) in enumerate(zip(first, last, strict=False)) if one != other), len(first))
-    common = min(alike, min(map(len, inner)) - 1)  # A single class is one too.
-    names = [parent[common] if parent else None for parent in parents]
-    if (found := {name for name in names if name}) <= _SPLITS:
-        if len(found) == 1:
-            return None
-        folder = "/".join((*PurePosixPath(inside).parts, *inner[0][:common], min(found)))
+    deepest = max(map(len, inner))
+    levels = ({parent[level] for parent in inner if len(parent) > level} for level in range(deepest))
+    alone = min(map(len, inner)) - 1  # A single class is one too.
+    common = next((level for level, found in enumerate(levels) if len(found) > 1), alone)
+    names = [parent[common] if len(parent) > common else None for parent in parents]
+    found = {name for name in names if name}
+    above = (*PurePosixPath(inside).parts, *inner[0][:common])
+    if len(splits := sorted(name for name in found if name.casefold() in _SPLITS)) > 1:
         raise ConfigError(
-            f"data.source.classes: {', '.join(sorted(found))} in {root} are splits, and no classes; choose one with "
-            f"data.source.inside={folder}, or take all with data.source.classes=false"
+            f"data.source.classes: {', '.join(splits)} in {root} are splits, and no classes; choose one with "
+            f"data.source.inside={'/'.join((*above, splits[0]))}, or take all with data.source.classes=false"
         )
+    if below := sorted(entry.name for entry in entries if PurePosixPath(entry.name).name == DESCRIPTION):
+        folder = str(PurePosixPath(below[0]).parent)
+        raise _refused(root, f"lies in {folder}; choose that with data.source.inside={folder}, or")
     return pa.array(names, pa.string())
 
 
 def _refused(root: Location, why: str) -> ConfigError:
     return ConfigError(
-        f"data.source.classes: {DESCRIPTION} in {root} {why}; take the pictures without labels, with "
-        "data.source.classes=false"
+        f"data.source.classes: {DESCRIPTION} in {root} {why}{'' if why.endswith('or') else ';'} take the pictures "
+        "without labels, with data.source.classes=false"
     )

@@ -66,9 +66,8 @@ class Plan:
     @cached_property
     def identity(self) -> str:
         """Names what is read, as it is when this is first asked, and everything that the result depends on."""
-        unnamed = (
-            set[str]() if self.shown else {"background"}
-        )  # By an ingest of the time when pictures were taken as they lie.
+        # Ingests of the time when pictures were taken as they lie had no such option.
+        unnamed = set[str]() if self.shown else {"background"}
         described = [
             type(self.source).__name__,
             self.source.model_dump(),
@@ -140,7 +139,11 @@ def with_labels(index: pa.Table, known: tuple[str, ...]) -> tuple[pa.Table, tupl
     return index.drop_columns("class").append_column("label", labels), classes
 
 
+#: More than any number in a name: letters follow digits, as elsewhere.
+_AFTER_NUMBERS = 1 << 62
+
+
 def _natural(name: str) -> tuple[tuple[int, str], ...]:
     """A key to sort names by, in which numbers count as such."""
     parts = re.findall(r"([0-9]+)|([^0-9]+)", name)
-    return (*((int(digits) if digits else -1, text) for digits, text in parts), (-2, name))
+    return (*((int(digits), "") if digits else (_AFTER_NUMBERS, text) for digits, text in parts), (0, name))

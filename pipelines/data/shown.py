@@ -5,11 +5,25 @@ from __future__ import annotations
 import io
 from functools import lru_cache
 
-from PIL import ExifTags, Image, ImageCms, ImageOps
+import numpy as np
+from PIL import ExifTags, Image, ImageCms
 
 #: Gammas that are closer to sRGB's than this share are meant to be sRGB's, as libpng has it.
 _SAME_GAMMA = 0.05
 _SRGB_GAMMA = 1 / 2.2
+#: By EXIF's number of how a camera was held, what turns a picture upright. 1 is upright.
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+#: Colours to try a profile on, and by how much it may move them if it is sRGB's under another name.
+_PROBE = Image.fromarray(np.stack(np.meshgrid(*[np.arange(0, 256, 51)] * 3), -1).reshape(6, 36, 3).astype(np.uint8))
+_SAME_COLOUR = 2
 _SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
 
 
@@ -17,16 +31,17 @@ def as_shown(image: Image.Image, background: str) -> tuple[Image.Image, list[str
     """A decoded picture of 8 bits -> what a viewer shows of it, and what was done to it.
 
     Args:
-        image: is changed.
         background: what is seen through it, where it is transparent.
     """
     done = []
-    if orientation(image) != 1:
-        ImageOps.exif_transpose(image, in_place=True)
+    if (turn := _turn(image)) is not None:
+        notes, image = image.info, image.transpose(turn)
+        image.info = notes
         done.append("turned upright")
     alpha, info, mode = _alpha(image), image.info, _without_alpha(image.mode)
     colours = image if image.mode == mode else image.convert(mode)
-    if (profile := info.get("icc_profile")) and (transform := _to_srgb(profile, colours.mode)):
+    profile = info.get("icc_profile")
+    if transform := _to_srgb(profile, colours.mode):
         colours = transform.apply(colours)
         done.append("colour profile to sRGB")
     elif not profile and (table := _gamma_table(info)) and colours.mode in ("L", "RGB"):
@@ -40,16 +55,15 @@ def as_shown(image: Image.Image, background: str) -> tuple[Image.Image, list[str
 
 def is_shown_as_it_lies(header: Image.Image) -> bool:
     """Whether a viewer shows the pixels of an opaque picture as they are in its file."""
-    profile = header.info.get("icc_profile")
-    return orientation(header) == 1 and not (profile and _to_srgb(profile, header.mode))
+    return _turn(header) is None and _to_srgb(header.info.get("icc_profile"), header.mode) is None
 
 
-def orientation(image: Image.Image) -> int:
-    """How a camera was held, by EXIF's numbers: 1 is upright, and so is what says nothing that makes sense."""
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """What turns a picture upright; None if it is, or if its notes make no sense."""
     try:
-        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+        return _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # Pillow's readers raise anything at damaged notes, which viewers pass over.
-        return 1
+        return None
 
 
 def _alpha(image: Image.Image) -> Image.Image | None:
@@ -66,15 +80,19 @@ def _without_alpha(mode: str) -> str:
 
 
 @lru_cache(maxsize=64)
-def _to_srgb(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
+def _to_srgb(profile: object, mode: str) -> ImageCms.ImageCmsTransform | None:
     """From a profile's colours to sRGB's; None if they are that, or if the profile is damaged or for other pictures."""
+    if not isinstance(profile, bytes) or not profile:
+        return None
     try:
-        found = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        if "srgb" in ImageCms.getProfileDescription(found).lower():
-            return None
-        return ImageCms.buildTransform(found, _SRGB, mode, "RGB")
+        transform = ImageCms.buildTransform(ImageCms.ImageCmsProfile(io.BytesIO(profile)), _SRGB, mode, "RGB")
     except (ImageCms.PyCMSError, OSError):
         return None
+    if mode not in ("L", "RGB"):
+        return transform
+    before = _PROBE.convert(mode)
+    moved = np.asarray(transform.apply(before)).astype(int) - np.asarray(before.convert("RGB"))
+    return transform if np.abs(moved).max() > _SAME_COLOUR else None
 
 
 def _gamma_table(info: dict[str | tuple[int, int], object]) -> list[int] | None:

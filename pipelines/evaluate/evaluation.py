@@ -186,7 +186,8 @@ def fingerprint_of(run: Run, manifests: Sequence[Manifest], features: str, sampl
     described = {
         "features": features,
         "manifests": [manifest.hash for manifest in manifests],
-        "transform": run.data.transform.model_dump(),
+        # Pictures of a time before there was a background have none.
+        "transform": run.data.transform.model_dump(exclude=set() if manifests[0].shown else {"background"}),
         "task": name_of(run.task),
         "samples": samples,
         "seed": run.evaluation.seed,

@@ -6,11 +6,16 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from pipelines.components import ConfigError
+
 
 def files_below(folder: str) -> Iterator[tuple[str, os.stat_result | None]]:
     """Every file, by its path from the folder on, links followed; None stands for a link to nothing.
 
     Each folder is entered once, by its own name rather than by that of a link to it.
+
+    Raises:
+        ConfigError: a name is no UTF-8, which is what manifests are written in.
     """
     seen: set[tuple[int, int]] = set()
     linked: list[str] = []
@@ -35,6 +40,10 @@ def _files_of(
         with os.scandir(place) as found:
             entries = sorted(found, key=lambda entry: entry.name)
         for entry in entries:
+            try:
+                entry.name.encode()
+            except UnicodeEncodeError as error:
+                raise ConfigError(f"{entry.name!a} in {place}: its name is no UTF-8; rename it") from error
             path = f"{name}/{entry.name}" if name else entry.name
             try:
                 if entry.is_dir():

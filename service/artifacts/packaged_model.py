@@ -24,7 +24,7 @@ from service.generator import Generator  # noqa: E402
 
 
 class GeneratorModel(PythonModel):  # type: ignore[misc]
-    """Rows of n, and of a seed [0] and a label if wanted -> images (sum of n, H, W, C), uint8.
+    """Rows of n, and of a seed [0 in all] and a label if wanted -> images (sum of n, H, W, C), uint8.
 
     The same seed gives the same images anywhere. A generator that makes images of images takes those, (N, H, W, C),
     uint8, instead.
@@ -42,7 +42,7 @@ class GeneratorModel(PythonModel):  # type: ignore[misc]
             if not rows:
                 raise ValueError("no rows: give n, and a seed if you want other images than those of seed 0")
             most = max(1, _MOST_VALUES // math.prod(self._generator.image))
-            if sum(int(row["n"]) for row in rows) > most:
+            if sum(max(int(row["n"]), 0) for row in rows) > most:
                 raise ValueError(f"n: ask for at most {most:,} images in one request")
             made = [
                 self._generator.make(int(row["n"]), _number(row, "seed") or 0, _number(row, "label")) for row in rows

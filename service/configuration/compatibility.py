@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
@@ -20,10 +21,14 @@ from service.tasks import Samples
 _TRACKING_SCHEMES = ("", "http", "https", "file", "sqlite", "postgresql", "mysql", "mssql", "databricks")
 
 
-class _WithoutFirstWeights(TorchFunctionMode):
-    """Within, `torch.nn.init` does nothing: weights are drawn where a run trains.
+#: Critics of fewer weights, and on images of fewer numbers, are tried out in memory, in milliseconds.
+_SMALL, _SMALL_IMAGE = 1 << 24, 3 * 100 * 100
 
-    On the meta device torch's operations are written in Python, and the first of them imports its compiler, for 2 s.
+
+class _WithoutFirstWeights(TorchFunctionMode):
+    """Within, `torch.nn.init` does nothing: on the meta device its first draw imports torch's compiler, for 2 s.
+
+    So does the first layer that is called there; see `_outputs`.
     """
 
     def __torch_function__(
@@ -45,15 +50,14 @@ def check(run: Run) -> None:
     except ValueError as error:
         raise ConfigError(str(error)) from error
     try:
-        # Every mistake in a network's options shows, and no memory is written to.
-        with _WithoutFirstWeights(), torch.no_grad():
-            with torch.device("meta"):
-                generator = run.task.generator(run.network, run.image)
+        # Every mistake in a network's options shows, and nothing is allocated.
+        with _WithoutFirstWeights(), torch.device("meta"):
+            generator = run.task.generator(run.network, run.image)
             critics = run.critics.critics(run.task, run.network, run.image)
             for regularizer in run.regularizers:
                 regularizer.prepare(critics)
-            outputs_of = _outputs(run, critics)
-    except (ValueError, RuntimeError, IndexError) as error:
+        outputs_of = _outputs(run, critics)
+    except (ValueError, TypeError, RuntimeError, IndexError) as error:
         raise ConfigError(f"network: cannot be built with these options: {str(error).splitlines()[0]}") from error
     try:
         for name, count in outputs_of.items():
@@ -200,12 +204,17 @@ def _check_places(run: Run) -> None:
 
 
 def _outputs(run: Run, critics: nn.ModuleDict) -> dict[str, int]:
-    """By critic, how many numbers it gives an image."""
-    images = torch.empty(2, *run.image)
-    seen = run.task.seen(Samples(images, torch.zeros(2, dtype=torch.int64), images, (images,)))
+    """By critic, how many numbers it gives an image: tried out, in memory if they are small."""
+    small = sum(map(torch.Tensor.numel, critics.parameters())) < _SMALL and math.prod(run.image) < _SMALL_IMAGE
+    device = "cpu" if small else "meta"
+    with torch.device(device):
+        images = torch.empty(2, *run.image)
+        seen = run.task.seen(Samples(images, torch.zeros(2, dtype=torch.int64), images, (images,)))
+        critics.to_empty(device=device)
     found = {}
     for name, role in run.critics.roles(run.task.games).items():
         view = seen[role.game]
-        logits: torch.Tensor = critics[name](*(value for value in (view.images, view.given) if value is not None))
+        with torch.no_grad():
+            logits: torch.Tensor = critics[name](*(value for value in (view.images, view.given) if value is not None))
         found[name] = logits.shape[1]
     return found

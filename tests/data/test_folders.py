@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import struct
 import zipfile
 from pathlib import Path
@@ -55,7 +56,14 @@ LAYOUTS: dict[str, tuple[list[str], dict[str, int], tuple[str, ...]]] = {
     "deep folders": (
         ["set/cat/old/1.png", "set/dog/1.png"], {"set/cat/old/1.png": 0, "set/dog/1.png": 1}, ("cat", "dog"),
     ),
-    "one split": (["train/1.png", "train/2.png"], {"train/1.png": -1, "train/2.png": -1}, ()),
+    "one folder": (["train/1.png", "train/2.png"], {"train/1.png": 0, "train/2.png": 0}, ("train",)),
+    "numbers and words": (
+        ["10/1.png", "9/1.png", "a/1.png"], {"9/1.png": 0, "10/1.png": 1, "a/1.png": 2}, ("9", "10", "a"),
+    ),
+    "files beside class folders further down": (
+        ["train/cat/1.png", "train/dog/1.png", "train/1.png"],
+        {"train/cat/1.png": 0, "train/dog/1.png": 1, "train/1.png": -1}, ("cat", "dog"),
+    ),
     "one split of classes": (
         ["train/cat/1.png", "train/dog/1.png"], {"train/cat/1.png": 0, "train/dog/1.png": 1}, ("cat", "dog"),
     ),
@@ -82,6 +90,25 @@ def test_splits_are_no_classes(tmp_path: Path) -> None:
     assert named_labels(tmp_path / "again", inside="train") == {"train/cat/1.png": 0, "train/dog/1.png": 1}
 
 
+@pytest.mark.parametrize("splits", [("Training", "Testing"), ("train", "test", "extra"), ("train", "val", "pictures")])
+def test_nor_are_they_in_other_letters_or_beside_others(splits: tuple[str, ...], tmp_path: Path) -> None:
+    write_folder(tmp_path / "photos", pictures(*(f"{split}/1.png" for split in splits)))
+    with pytest.raises(ConfigError, match="are splits, and no classes"):
+        ingested(tmp_path / "photos")
+
+
+@pytest.mark.parametrize("added", ["flat", "described"])
+def test_what_has_other_labels_is_not_added_to_classes(added: str, tmp_path: Path) -> None:
+    write_folder(tmp_path / "photos", pictures("cat/1.png", "dog/1.png"))
+    place, _ = ingested(tmp_path / "photos")
+    more = described(list(zip(STYLEGAN, (7, 0, 7), strict=True)), False, tmp_path)
+    if added == "flat":
+        (more / "dataset.json").unlink()
+        more = more / "00000"
+    with pytest.raises(ConfigError, match="has the classes cat, dog, and what is to be added says none, or numbers"):
+        ingest(Folder(uri=str(more)), SMALL, place, Options(append=True))
+
+
 STYLEGAN = ["00000/img00000000.png", "00000/img00000001.png", "00001/img00001000.png"]
 
 
@@ -102,6 +129,14 @@ def test_stylegans_description_says_the_labels(zipped: bool, tmp_path: Path) -> 
 def test_so_it_does_in_a_folder_inside(tmp_path: Path) -> None:
     source = described(list(zip(STYLEGAN, (1, 2, 3), strict=True)), False, tmp_path, "train/")
     assert named_labels(source, inside="train") == {f"train/{name}": at for at, name in enumerate(STYLEGAN, 1)}
+
+
+def test_a_description_further_down_is_not_passed_over(tmp_path: Path) -> None:
+    source = described(None, True, tmp_path, "set/")
+    with pytest.raises(
+        ConfigError, match=r"dataset\.json in .* lies in set; choose that with data\.source\.inside=set"
+    ):
+        ingested(source)
 
 
 def test_without_labels_in_it_numbered_folders_are_no_classes(tmp_path: Path) -> None:
@@ -176,6 +211,13 @@ def test_folders_that_links_lead_to_again_are_read_once(tmp_path: Path) -> None:
     (tmp_path / "photos" / "fish").symlink_to(tmp_path / "elsewhere")
     _, manifest = ingested(tmp_path / "photos")
     assert (manifest.rows, manifest.classes, manifest.skipped) == (5, ("cat", "dog", "fish"), {"dead link": 1})
+
+
+def test_a_name_that_is_no_text_is_named(tmp_path: Path) -> None:
+    write_folder(tmp_path / "photos", pictures("1.png"))
+    (tmp_path / "photos" / os.fsdecode(b"\xff\xfe.png")).write_bytes(encoded())
+    with pytest.raises(ConfigError, match=r"udcff.*\.png' in .*photos: its name is no UTF-8; rename it"):
+        ingested(tmp_path / "photos")
 
 
 def test_dead_links_are_counted_and_named(tmp_path: Path) -> None:

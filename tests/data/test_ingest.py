@@ -413,5 +413,5 @@ def test_a_manifest_says_what_is_in_the_shards(tmp_path: Path) -> None:
     text = json.loads((tmp_path / "shards" / "manifest-00001.json").read_text())
     assert text["hash"] == manifest.hash
     assert text["fields"]["key"] == "string"
-    assert text["transform"] == {"size": 16, "channels": 3, "resample": "lanczos", "background": "white"}
+    assert text["transform"] == {"size": 16, "channels": 3, "resample": "lanczos", "background": "#ffffff"}
     assert isinstance(manifest, Manifest)

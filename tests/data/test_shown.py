@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, PngImagePlugin
+from PIL import Image, ImageCms, ImageOps, PngImagePlugin
 from pydantic import ValidationError
 
 from pipelines.data.images import Transform
@@ -54,13 +54,28 @@ def test_a_picture_is_turned_as_its_camera_says(kind: str, orientation: int) -> 
         assert expected.size == (80, 120)
 
 
+def test_notes_that_cannot_be_written_again_do_no_harm() -> None:
+    """A camera's length of an image may be negative: nobody has to write it."""
+    tags = Image.Exif()
+    tags[0x0112] = 6
+    sound = saved(BASE, "JPEG", quality=95, exif=tags)
+    entries = b"MM\0*" + struct.pack(">IH", 8, 2)
+    entries += struct.pack(">HHIi", 0x0101, 9, 1, -5) + struct.pack(">HHIHH", 0x0112, 3, 1, 6, 0) + bytes(4)
+    assert np.array_equal(WHOLE(saved(BASE, "JPEG", quality=95, exif=b"Exif\0\0" + entries)), WHOLE(sound))
+
+
+@pytest.mark.parametrize("orientation", [0, 9, 99])
+def test_an_orientation_that_there_is_not_turns_nothing(orientation: int) -> None:
+    assert WHOLE.open(turned("PNG", orientation)).converted == ()
+
+
 @pytest.mark.parametrize("notes", [b"Exif\x00\x00MM\x00*\xff\xff\xff\xff", b"Exif\x00\x00nonsense", b"\x00"])
 def test_damaged_notes_of_a_camera_are_passed_over(notes: bytes) -> None:
     picture = saved(BASE, "JPEG", exif=notes)
     assert np.array_equal(WHOLE(picture), WHOLE(saved(BASE, "JPEG")))
 
 
-@pytest.mark.parametrize("background", ["white", "#204060"])
+@pytest.mark.parametrize("background", ["white", "#204060", "Navy"])
 def test_a_transparent_picture_lies_on_its_background(background: str) -> None:
     transform = Transform(size=80, background=background)
     alpha = np.asarray(CLEAR)[:, 20:100, 3:] / 255
@@ -72,7 +87,7 @@ def test_a_transparent_picture_lies_on_its_background(background: str) -> None:
     ):
         expected = colours * alpha + behind * (1 - alpha)
         assert np.abs(transform(picture) - expected).max() <= 1
-        assert transform.open(picture).converted[0] == f"transparent to {background}"
+        assert transform.open(picture).converted[0] == f"transparent to {transform.background}"
 
 
 def test_so_does_one_whose_palette_or_key_colour_is_transparent() -> None:
@@ -144,6 +159,13 @@ def test_colours_of_another_profile_become_those_of_srgb() -> None:
     assert np.abs(WHOLE(see_through) - (expected * alpha + 255 * (1 - alpha))).max() <= 2
 
 
+def test_what_a_profile_does_counts_and_not_its_name() -> None:
+    linear = profile_of(SRGB, 1.0).replace(b"wide\0", b"sRGB\0")
+    assert np.abs(WHOLE(saved(BASE, "PNG", icc_profile=linear)) - in_srgb(centre(BASE), SRGB, 1.0)).max() <= 2
+    same = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    assert WHOLE.open(saved(BASE, "PNG", icc_profile=same)).converted == ()
+
+
 @pytest.mark.parametrize("profile", [b"no profile", profile_of(ADOBE_RGB, 2.2)[:200]])
 def test_a_damaged_profile_is_passed_over(profile: bytes) -> None:
     assert np.array_equal(WHOLE(saved(BASE, "PNG", icc_profile=profile)), centre(BASE))
@@ -176,6 +198,9 @@ def test_sixteen_bits_keep_what_their_file_says_of_them() -> None:
 def test_a_background_that_is_no_colour_is_refused() -> None:
     with pytest.raises(ValidationError, match="unknown color specifier: 'glass'"):
         Transform(background="glass")
+    with pytest.raises(ValidationError, match="is transparent itself"):
+        Transform(background="#ffffff00")
+    assert Transform(background="#FFF") == Transform(background="White") == Transform()
 
 
 @pytest.fixture
@@ -199,7 +224,7 @@ def test_what_was_done_is_counted_and_both_ways_of_storing_agree(
 ) -> None:
     place = Location.of(str(tmp_path / "shards"))
     manifest = ingest(Folder(uri=str(photographs)), WHOLE, place, Options(stored=stored))
-    assert manifest.converted == {"RGBA to RGB": 1, "transparent to white": 1, "turned upright": 7}
+    assert manifest.converted == {"RGBA to RGB": 1, "transparent to #ffffff": 1, "turned upright": 7}
     expected = {WHOLE(file.read_bytes()).transpose(2, 0, 1).tobytes(): 1 for file in photographs.iterdir()}
     assert read(place, WHOLE) == expected
 
