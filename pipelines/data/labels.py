@@ -79,12 +79,12 @@ def class_column(root: Location, entries: list[Entry], inside: str) -> pa.Array 
         )
     if below := sorted(entry.name for entry in entries if PurePosixPath(entry.name).name == DESCRIPTION):
         folder = str(PurePosixPath(below[0]).parent)
-        raise _refused(root, f"lies in {folder}; choose that with data.source.inside={folder}, or")
+        raise _refused(root, f"lies in {folder}", f"choose that with data.source.inside={folder}, or")
     return pa.array(names, pa.string())
 
 
-def _refused(root: Location, why: str) -> ConfigError:
+def _refused(root: Location, why: str, better: str = "") -> ConfigError:
     return ConfigError(
-        f"data.source.classes: {DESCRIPTION} in {root} {why}{'' if why.endswith('or') else ';'} take the pictures "
-        "without labels, with data.source.classes=false"
+        f"data.source.classes: {DESCRIPTION} in {root} {why};{better and f' {better}'} take the pictures without "
+        "labels, with data.source.classes=false"
     )
