@@ -118,7 +118,7 @@ class Transform(Options):
         return np.asarray(image).reshape(self.shape)
 
 
-def open_picture(picture: bytes | Images, channels: Literal[1, 3], background: str | None = "white") -> Picture:
+def open_picture(picture: bytes | Images, channels: Literal[1, 3], background: str | None = "#ffffff") -> Picture:
     """Decode a picture by its content, whatever its name or its source says it is.
 
     Args:

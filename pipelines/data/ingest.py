@@ -137,12 +137,11 @@ def _is_done(latest: Manifest, plan: Plan) -> bool:
 def _check_alike(before: Manifest, plan: Plan) -> None:
     """Raise ConfigError if what is to be appended does not fit what is there."""
     transform = plan.transform.model_dump() if plan.options.stored == "decoded" else None
-    there = before.stored, before.transform, before.columns
-    new = plan.options.stored, transform, plan.source.columns
-    alike = before.transform is None or plan.transform.made(before.transform)
-    if (there[0], there[2]) != (new[0], new[2]) or not alike:
+    there, new = (before.stored, before.columns), (plan.options.stored, plan.source.columns)
+    if there != new or (before.transform is not None and not plan.transform.made(before.transform)):
         raise ConfigError(
-            f"data.shards: {plan.target} has (stored, transform, columns) = {there}; {new} cannot be appended to it"
+            f"data.shards: {plan.target} has (stored, columns, transform) = {(*there, before.transform)}; "
+            f"{(*new, transform)} cannot be appended to it"
         )
 
 

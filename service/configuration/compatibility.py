@@ -26,7 +26,7 @@ _SMALL, _SMALL_IMAGE = 1 << 24, 3 * 100 * 100
 
 
 class _WithoutFirstWeights(TorchFunctionMode):
-    """Within, `torch.nn.init` does nothing: on the meta device its first draw imports torch's compiler, for 2 s.
+    """Within, `torch.nn.init` does nothing: on the meta device its first draw imports torch's compiler, for seconds.
 
     So does the first layer that is called there; see `_outputs`.
     """

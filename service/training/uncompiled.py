@@ -13,6 +13,6 @@ _WRAPPED = "add_param_group", "load_state_dict", "state_dict", "step", "zero_gra
 
 
 def uncompiled(kind: type[Kind]) -> type[Kind]:
-    """A kind of optimizer that is never compiled: its processes start 2 s earlier, and its steps do less in Python."""
+    """A kind of optimizer that is never compiled: its processes start seconds earlier, its steps do less in Python."""
     methods = {name: unwrap(getattr(kind, name)) for name in _WRAPPED}
     return type(kind.__name__, (kind,), {**methods, "step": torch.no_grad()(methods["step"])})

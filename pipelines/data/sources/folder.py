@@ -27,14 +27,14 @@ class Folder(Source):
     classes: bool = Field(True, description="whether the first folders are classes")
 
     def index(self) -> pa.Table:
-        root, inside = existing(self.uri), f"{self.inside.strip('/')}/" if self.inside else ""
-        found = self.entries()
-        pictures = [entry for entry in found if entry.name != inside + DESCRIPTION]
+        root, inside, found = existing(self.uri), self._inside, self.entries()
+        description = [entry for entry in found if entry.name == inside + DESCRIPTION]
+        pictures = [entry for entry in found if entry not in description]
         table = tabulate(pictures)
         if not self.classes:
             return table
-        if len(pictures) < len(found):
-            labels = labels_in(root, tabulate([entry for entry in found if entry.name == inside + DESCRIPTION]))
+        if description:
+            labels = labels_in(root, tabulate(description))
             if labels is None:
                 return table
             return table.append_column("label", label_column(root, table.column("name").to_pylist(), inside, labels))
@@ -45,12 +45,16 @@ class Folder(Source):
         """Where every picture lies. Raises ConfigError if there is none."""
         root = existing(self.uri)
         found = in_zip(root) if root.is_file() and is_zip(root) else in_folder(root)
-        inside = f"{self.inside.strip('/')}/" if self.inside else ""
-        chosen = [entry for entry in found if entry.name.startswith(inside)]
+        chosen = [entry for entry in found if entry.name.startswith(self._inside)]
         if not chosen:
             known = sorted({PurePosixPath(entry.name).parts[0] for entry in found})[:10]
             raise ConfigError(f"data.source.inside: {root} has no {self.inside!r}; it has {', '.join(known)}")
         return chosen
+
+    @property
+    def _inside(self) -> str:
+        """What the names of its pictures start with."""
+        return f"{self.inside.strip('/')}/" if self.inside else ""
 
     def read(self, part: pa.Table) -> Iterator[Sample]:
         return samples_at(existing(self.uri), part)

@@ -94,9 +94,9 @@ def fit(
 class _Quiet:
     """Ray Train without its own answer to Ctrl-C, which is to abort the run at the first, and without two actors.
 
-    Each would cost two to three seconds of a CPU at every start. Ray Data has nothing to do, as replicas read the
-    shards themselves; and nobody has to free the places of replicas whose controller died: the driver then ends, and
-    with it what its job has reserved.
+    Each would be one more process to wait for at every start. Ray Data has nothing to do, as replicas read the shards
+    themselves; and nobody has to free the places of replicas whose controller died: the driver then ends, and with it
+    what its job has reserved.
     """
 
     controller: Any = None
