@@ -31,6 +31,8 @@ ROOT = Path(__file__).resolve().parent.parent
 RAY_ENVIRONMENT = {"RAY_AUTH_MODE": "disabled"}
 if "PYTEST_XDIST_WORKER" in os.environ:  # Threads that wait for each other by turning round cost minutes.
     torch.set_num_threads(1)
+    # So with a run's replicas. Ray would besides let them wait for whatever else these tests compute.
+    os.environ |= {"OMP_NUM_THREADS": "1", "RAY_worker_niceness": "0"}
 SHARED = ROOT.parent / "shared" / "data"
 
 
