@@ -16,3 +16,13 @@ def to_model(images: Tensor, dtype: torch.dtype) -> Tensor:
 def to_image(images: Tensor) -> Tensor:
     """What a generator makes -> uint8 images on the host: the inverse of `to_model`, rounded."""
     return images.detach().float().add(1).mul(255 / 2).round().clamp(0, 255).to(torch.uint8).cpu()
+
+
+def cut_out(images: Tensor, top: Tensor, left: Tensor, height: int, width: int) -> Tensor:
+    """Of (N, C, H, W) images, for each the part (C, height, width) at its (N,) place."""
+    samples = torch.arange(len(images), device=images.device)
+    rows, columns = (
+        place[:, None] + torch.arange(size, device=images.device) for place, size in ((top, height), (left, width))
+    )
+    part: Tensor = images[samples[:, None, None], :, rows[:, :, None], columns[:, None, :]]
+    return part.permute(0, 3, 1, 2)

@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 
 from service.models.blocks import GaussianNoise
+from service.models.differentiable_augmentation import DRAWS, DifferentiableAugmentation
 from service.models.minibatch import MinibatchLayer
 from service.models.noisy import NoisyHeads
 from service.models.norms import SwitchableNorm
@@ -62,6 +63,8 @@ def _follower(module: nn.Module, batch: GlobalBatch, name: str) -> nn.Module:
         return module
     if isinstance(module, GaussianNoise):
         return KeyedNoise(module, batch, name)
+    if isinstance(module, DifferentiableAugmentation):
+        return KeyedAugmentation(module, batch, name)
     tracks = isinstance(module, _NormBase) and module.track_running_stats
     draws = isinstance(module, nn.RReLU) or (isinstance(module, nn.MultiheadAttention) and module.dropout > 0)
     if isinstance(module, _BatchNorm | _DropoutNd | nn.SyncBatchNorm) or tracks or draws:
@@ -183,6 +186,20 @@ class KeyedNoise(nn.Module):
         left = (1 - self.batch.step / self.steps).clamp_min(0).to(x.dtype)
         drawn = self.batch.normal(self.batch.layer_key(self.name), x.shape[1:].numel())
         return x + self.deviation * left * drawn.view_as(x)
+
+
+class KeyedAugmentation(nn.Module):
+    """Differentiable augmentation whose draws are keyed by (seed, step, layer, row)."""
+
+    def __init__(self, plain: DifferentiableAugmentation, batch: GlobalBatch, name: str) -> None:
+        super().__init__()
+        self.plain, self.name, self.batch = plain, name, batch
+
+    def forward(self, *images: Tensor) -> list[Tensor]:
+        if not self.training:
+            return list(images)
+        drawn = self.batch.uniform(self.batch.layer_key(self.name), DRAWS)
+        return [self.plain.changed(of_rows, drawn) for of_rows in images]
 
 
 def _channels(values: Tensor, like: Tensor) -> Tensor:

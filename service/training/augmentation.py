@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from pipelines.components import Options
+from service.models.pixels import cut_out
 from service.replicas.global_batch import GlobalBatch
 from service.tasks import Samples
 
@@ -54,13 +55,11 @@ def _cut(images: Tensor, jitter: float, drawn: Tensor) -> Tensor:
         _enlarging(size, round(size * jitter), images.device, images.dtype) for size in (height, width)
     )
     enlarged = (along_rows @ images @ along_columns.T).clamp(-1, 1)
-    rows, columns = (
-        (place * (large - small + 1)).long()[:, None] + torch.arange(small, device=images.device)
+    top, left = (
+        (place * (large - small + 1)).long()
         for place, large, small in zip(drawn.T, enlarged.shape[2:], (height, width), strict=True)
     )
-    samples = torch.arange(len(images), device=images.device)
-    cut: Tensor = enlarged[samples[:, None, None], :, rows[:, :, None], columns[:, None, :]]
-    return cut.permute(0, 3, 1, 2)
+    return cut_out(enlarged, top, left, height, width)
 
 
 @functools.cache

@@ -257,13 +257,17 @@ def test_penalties_are_their_formulas() -> None:
     def r1(critic: Critic, fake: Tensor, real: Tensor, batch: GlobalBatch) -> Tensor:
         return 16 * 10 / 2 * critic.squared_norms(real)
 
+    def r2(critic: Critic, fake: Tensor, real: Tensor, batch: GlobalBatch) -> Tensor:
+        return 16 * 10 / 2 * critic.squared_norms(fake)
+
     check("gradient_penalty", gradient_penalty)
     check("dragan", dragan)
     check({"name": "dragan", "noise": "normal", "scale": 0.3}, papers_dragan)
     check("r1", r1)
+    check("r2", r2)
 
 
-@pytest.mark.parametrize("name", ["gradient_penalty", "dragan", "r1"])
+@pytest.mark.parametrize("name", ["gradient_penalty", "dragan", "r1", "r2"])
 def test_penalties_are_of_logits_and_not_of_heads(name: str) -> None:
     class WithHeads(Critic):
         def forward(self, images: Tensor) -> Tensor:

@@ -83,8 +83,9 @@ OTHERS = {
         "batch.size=20", "task={name: info, label_weight: 0.4}", "critics={count: 2, scales: 2}",
         "network.critic_stages=2",
     ],
-    "critics on a third of the batch, latents of two steps, total variation": [
+    "critics on a third of the batch, latents of two steps, total variation, R2 through augmented images": [
         "batch.size=24", "scheme={name: alternating, critic_batch: 8, latent_steps: 2}", "terms=total_variation",
+        "regularizers=[diff_augment, {name: r2, every: 2}]",
     ],
     "critic first on real images alone, and on half of them, flips, jitter": [
         "batch.size=24", "batch.shards=2", "augmentation={flip: 0.5, jitter: 1.2}",

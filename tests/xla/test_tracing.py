@@ -102,7 +102,9 @@ def test_every_combination_stays_on_the_device(task: str, data: dict[str, Locati
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("regularizer", ["gradient_penalty", "r1", "dragan", "spectral_norm", "instance_noise"])
+@pytest.mark.parametrize(
+    "regularizer", ["gradient_penalty", "r1", "r2", "dragan", "spectral_norm", "instance_noise", "diff_augment"]
+)
 def test_regularizers_stay_on_the_device(regularizer: str, dtype: str, digits: Location) -> None:
     words = ["batch.size=8", "network.generator_channels=4", "network.critic_channels=4", f"dtype={dtype}", "ema={}"]
     trace(load("digits", [*words, f"regularizers={regularizer}", "network.critic_batch_norm=false"]), [digits])

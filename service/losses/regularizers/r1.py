@@ -20,4 +20,8 @@ class R1(Regularizer):
         return step % self.every == 0
 
     def penalty(self, critic: Critic, fake: View, real: View, batch: GlobalBatch) -> Tensor:
-        return self.every * self.weight / 2 * gradient_of(critic, real).flatten(1).square().sum(1)
+        return self.at(critic, real)
+
+    def at(self, critic: Critic, view: View) -> Tensor:
+        """(N,), the penalty of these images."""
+        return self.every * self.weight / 2 * gradient_of(critic, view).flatten(1).square().sum(1)
