@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.loops import authors_networks
-from pipelines.components import find, names
+from pipelines.components import ConfigError, find, names
 from service.configuration.recipe import load
 from service.models.blocks import UpsampleConv
 from service.models.networks import ImageShape, LatentNetwork, Network, TranslationNetwork
@@ -13,6 +13,7 @@ from service.models.networks.dcgan_keras import KerasDCGAN
 from service.models.networks.dcgan_transposed import TransposedDCGAN
 from service.models.networks.mlp import MLP
 from service.models.networks.mlp_keras import KerasMLP
+from service.models.networks.r3gan import R3GAN, Block, Resampled
 from service.models.networks.stargan import StarGAN
 from service.models.networks.unet import UNet
 
@@ -28,7 +29,8 @@ def test_shapes(name: str, image: ImageShape) -> None:
         assert isinstance(network, TranslationNetwork)
         images = network.translator(image._replace(channels=5), image)(torch.randn(4, 5, *image[1:]))
     assert images.shape == (4, *image)
-    assert float(images.detach().abs().max()) <= (1 if name != "pggan" else 100)  # Its author's has no tanh.
+    unbounded = name in ("pggan", "r3gan")  # Their authors' have no tanh.
+    assert float(images.detach().abs().max()) <= (100 if unbounded else 1)
     logits = network.critic(image)(images)
     halvings = 3 if name == "stargan" else 4
     assert logits.shape == (4, 1 if isinstance(network, LatentNetwork) else (image.height // 2**halvings) ** 2)
@@ -212,3 +214,36 @@ def test_the_info_cycle_pair_is_rezer0dais() -> None:
         (64, 3, 4, 4), (64,), (128, 64, 4, 4), (128,), *norm[1], (256, 128, 4, 4), (256,), *norm[2], (1, 256, 3, 3),
     ]  # fmt: skip
     assert critic(torch.zeros(2, *image)).shape == (2, 8 * 8 + 6)
+
+
+def test_r3gan_starts_as_its_authors_does() -> None:
+    """Blocks add nothing, so that an image is the learnt start, enlarged; variances stay near 1."""
+    network = R3GAN(widths=(48, 48, 24), blocks=3, group_channels=8)
+    generator = network.generator(ImageShape(3, 16, 16), 64)
+    blocks = [module for module in generator.modules() if isinstance(module, Block)]
+    assert len(blocks) == 9 and [block.layers[2].groups for block in blocks] == [12] * 6 + [6] * 3
+    for block in blocks:
+        first, middle, last = (block.layers[place] for place in (0, 2, 4))
+        assert last.bias is None and not last.weight.any()
+        for convolution in (first, middle):
+            assert not convolution.bias.any()
+            expected = (2 / 1.04) ** 0.5 * 9**-0.25 / convolution.weight[0].numel() ** 0.5
+            assert float(convolution.weight.detach().std()) == pytest.approx(expected, rel=0.1)
+    made = generator(torch.randn(200, 64, generator=torch.Generator().manual_seed(0)))
+    assert 0.2 < float(made.std()) < 2
+
+
+def test_r3gans_filter_keeps_what_is_even() -> None:
+    """Inside, where no zeros from beyond the edge come in."""
+    image = torch.full((1, 3, 8, 8), 0.7)
+    for up in (True, False):
+        resampled = Resampled(up)(image)
+        assert resampled.shape[2:] == ((16, 16) if up else (4, 4))
+        torch.testing.assert_close(resampled[..., 1:-1, 1:-1], torch.full_like(resampled[..., 1:-1, 1:-1], 0.7))
+
+
+def test_r3gan_refuses_what_it_cannot_make() -> None:
+    with pytest.raises(ConfigError, match=r"makes images of 32x32 with 4 widths, and not of 28x28"):
+        load("r3gan-mnist", ["data.transform.size=28"])
+    with pytest.raises(ConfigError, match=r"group_channels=7 must divide twice each of network\.widths"):
+        load("r3gan-mnist", ["network.group_channels=7"])
