@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from pipelines.components import ConfigError, name_of
@@ -25,8 +25,12 @@ _TRACKING_SCHEMES = ("", "http", "https", "file", "sqlite", "postgresql", "mysql
 _SMALL, _SMALL_IMAGE = 1 << 24, 3 * 100 * 100
 
 
+#: Those of modules beside `torch.nn.init`, such as spectral norm's first vectors.
+_DRAWS = (Tensor.normal_, Tensor.uniform_)
+
+
 class _WithoutFirstWeights(TorchFunctionMode):
-    """Within, `torch.nn.init` does nothing: on the meta device its first draw imports torch's compiler, for seconds.
+    """Within, nothing is drawn: on the meta device the first draw imports torch's compiler, for seconds.
 
     So does the first layer that is called there; see `_outputs`.
     """
@@ -34,7 +38,7 @@ class _WithoutFirstWeights(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        if getattr(func, "__module__", None) == nn.init.__name__:
+        if func in _DRAWS or getattr(func, "__module__", None) == nn.init.__name__:
             return args[0] if args else (kwargs or {})["tensor"]
         return func(*args, **(kwargs or {}))
 
@@ -54,8 +58,6 @@ def check(run: Run) -> None:
         with _WithoutFirstWeights(), torch.device("meta"):
             generator = run.task.generator(run.network, run.image)
             critics = run.critics.critics(run.task, run.network, run.image)
-            for regularizer in run.regularizers:
-                regularizer.prepare(critics)
         outputs_of = _outputs(run, critics)
     except (ValueError, TypeError, RuntimeError, IndexError) as error:
         raise ConfigError(f"network: cannot be built with these options: {str(error).splitlines()[0]}") from error
@@ -207,10 +209,12 @@ def _outputs(run: Run, critics: nn.ModuleDict) -> dict[str, int]:
     """By critic, how many numbers it gives an image: tried out, in memory if they are small."""
     small = sum(map(torch.Tensor.numel, critics.parameters())) < _SMALL and math.prod(run.image) < _SMALL_IMAGE
     device = "cpu" if small else "meta"
-    with torch.device(device):
+    with _WithoutFirstWeights(), torch.device(device):
         images = torch.empty(2, *run.image)
         seen = run.task.seen(Samples(images, torch.zeros(2, dtype=torch.int64), images, (images,)))
         critics.to_empty(device=device)
+        for regularizer in run.regularizers:
+            regularizer.prepare(critics)
     found = {}
     for name, role in run.critics.roles(run.task.games).items():
         view = seen[role.game]

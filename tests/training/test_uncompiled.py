@@ -19,6 +19,8 @@ KINDS: dict[type[torch.optim.Optimizer], dict[str, Any]] = {
 TRAINING = """
 import sys, torch
 from service.configuration.recipe import load
+for name in ("sngan-mnist", "r3gan-mnist"):
+    load(name)
 run = load("digits")
 weights = torch.nn.Parameter(torch.ones(3))
 optimizer = run.optimizer.build([{"params": [weights], "lr": 0.1}], fused=True)
