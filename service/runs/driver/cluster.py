@@ -77,6 +77,12 @@ def connect(run: Run) -> None:
         ) from error
 
 
+def started_here() -> bool:
+    """Whether this process has started the cluster, and will end it."""
+    node = ray._private.worker._global_node
+    return node is not None and bool(node.is_head())
+
+
 @contextmanager
 def _environment(values: Mapping[str, str]) -> Iterator[None]:
     """Within, processes that are started inherit these."""

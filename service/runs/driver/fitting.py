@@ -14,6 +14,7 @@ from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.callbacks import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.exceptions import WorkerGroupStartupFailedError, WorkerGroupStartupTimeoutError
+from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
 
@@ -21,9 +22,11 @@ from pipelines.storage.location import Location
 from service.artifacts import run_checkpoints
 from service.configuration.config import storage_root
 from service.configuration.tree import dump
+from service.runs.driver.cluster import started_here
 from service.runs.driver.failures import FailureCount, RunError, first_line
 from service.runs.driver.preparation import Started
 from service.runs.driver.room import Room
+from service.runs.driver.scaling import Unasked
 from service.runs.driver.signals import Interrupted, Signals
 from service.runs.driver.watchdog import Watchdog
 from service.runs.on_replica.agreement import Left
@@ -96,7 +99,7 @@ class _Quiet:
 
     Each would be one more process to wait for at every start. Ray Data has nothing to do, as replicas read the shards
     themselves; and nobody has to free the places of replicas whose controller died: the driver then ends, and with it
-    what its job has reserved.
+    what its job has reserved. On a cluster that this process has started, a third one goes (`scaling`).
     """
 
     controller: Any = None
@@ -109,6 +112,11 @@ class _Quiet:
         return [
             callback for callback in made if not isinstance(callback, DatasetsCallback | PlacementGroupCleanerCallback)
         ]
+
+    def _initialize_and_run_controller(self, **given: Any) -> Any:
+        if started_here() and isinstance(given["scaling_policy"], FixedScalingPolicy):
+            given["scaling_policy"] = Unasked(given["scaling_policy"].scaling_config)
+        return super()._initialize_and_run_controller(**given)  # type: ignore[misc]
 
 
 class _TorchTrainer(_Quiet, TorchTrainer):  # type: ignore[misc]  # Ray has no types.
