@@ -5,8 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 XLA := .venv-xla
-# Tests of one file stay together, as they share runs; each worker has a Ray cluster of its own. In their own order
-# the last files are short ones, so that no worker waits long for the other.
+# Tests of one file stay together, as they share runs; each worker has a Ray cluster of its own. In their own order the
+# last files are those whose tests tests/conftest.py shares out one by one, so that no worker waits long for the other.
 WORKERS := -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: train test test-all test-xla lint bench clean lock lock-image

@@ -14,6 +14,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -34,6 +35,23 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # Threads that wait for each other by t
     # So with a run's replicas. Ray would besides let them wait for whatever else these tests compute.
     os.environ |= {"OMP_NUM_THREADS": "1", "RAY_worker_niceness": "0"}
 SHARED = ROOT.parent / "shared" / "data"
+
+
+#: Files whose tests share nothing, and take minutes together.
+APART = {f"tests/training/test_{name}.py" for name in ("combinations", "compiling", "recipes")}
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Tests of a file stay together, as with ``--dist loadfile``, but for those of `APART`."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            file: str = super()._split_scope(nodeid)
+            return nodeid if file in APART else file
+
+    return Scheduling(config, log)
 
 
 @pytest.fixture(scope="session")
