@@ -1,8 +1,10 @@
-"""Contenders trained on MNIST at equal steps, and how far what they generate is from its test images.
+"""Contenders trained on MNIST at equal steps or equal cost, and how far what they generate is from its test images.
 
 ``python -m benchmarks.compare --steps 10000 gan-mnist "self-gan-mnist scheme.balance=validity"``: each contender
-is a recipe and what overrides it. One process trains one after the other on one core; for each of the seeds it
-prints the distance, so that what has been found is there when it is cut short, and at the end mean and spread.
+is a recipe and what overrides it. ``--seconds 120`` gives each as many CPU seconds of training, instead of as many
+steps. One process trains one after the other on one core. It looks at every mark, and prints the distance at once, so
+that what has been found is there when it is cut short. At the end it prints the mean, the spread, and by how much a
+contender is ahead of the first one: the mean of the differences at the same seeds, with its 95 % interval (Student's).
 """
 
 from __future__ import annotations
@@ -11,50 +13,114 @@ import argparse
 import shlex
 import tempfile
 import time
+from collections.abc import Iterator, Sequence
+from math import sqrt
+from pathlib import Path
 from statistics import mean, stdev
+from typing import NamedTuple
 
 import torch
+from scipy import stats
 from torch import Tensor
 
 from benchmarks.digit_features import IMAGES, DigitDistance
 from benchmarks.in_process import opened
+from service.runs.on_replica.replica import Replica
+from service.tracking.sample_grids import grid
 
 #: The images that are judged are made of inputs that no training run draws.
 EXAMPLES_SEED = 1
+#: As many as the SelfGAN paper's figures show.
+SHOWN = 25
 
 
-def generated(recipe: str, overrides: list[str], steps: int, storage: str) -> tuple[Tensor, float]:
-    """Images of a generator after so many steps, and the CPU seconds they took."""
-    with opened(recipe, [*overrides, f"steps={steps}"], storage) as replica:
-        began = time.process_time()
-        for step in range(steps):
-            replica.step(step)
-        return replica.generate(IMAGES, EXAMPLES_SEED), time.process_time() - began
+class Look(NamedTuple):
+    """What a contender generates after so many steps, which took so many CPU seconds."""
+
+    steps: int
+    seconds: float
+    images: Tensor
+
+
+def looks(replica: Replica, marks: Sequence[int], in_seconds: bool, images: int = IMAGES) -> Iterator[Look]:
+    """Trains up to the last of these rising marks, steps or CPU seconds of steps, and looks at each."""
+    steps, seconds = 0, 0.0
+    for mark in marks:
+        while (seconds if in_seconds else steps) < mark:
+            began = time.process_time()
+            replica.step(steps)
+            seconds += time.process_time() - began
+            steps += 1
+        yield Look(steps, seconds, replica.generate(images, EXAMPLES_SEED))
+
+
+def lead(first: Sequence[float], other: Sequence[float]) -> tuple[float, float]:
+    """The mean of first - other over pairs, and the half width of its 95 % interval; infinite for a single pair."""
+    differences = [one - two for one, two in zip(first, other, strict=True)]
+    count = len(differences)
+    if count < 2:
+        return mean(differences), float("inf")
+    return mean(differences), float(stats.t.ppf(0.975, count - 1)) * stdev(differences) / sqrt(count)
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.compare", description=__doc__)
     parser.add_argument("contenders", nargs="+", metavar="'RECIPE KEY=VALUE ...'")
-    parser.add_argument("--steps", type=int, default=10_000)
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument("--steps", type=_marks, default=[10_000], help="where to look, such as 2000,20000")
+    length.add_argument("--seconds", type=_marks, help="likewise, in CPU seconds of training")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--data", default="../shared/data/mnist", help="folder of MNIST's files")
+    parser.add_argument("--grids", type=Path, help=f"folder for pictures of {SHOWN} samples, one a look at seed 0")
     chosen = parser.parse_args(arguments)
     torch.set_num_threads(chosen.threads)
-    results: dict[str, list[float]] = {}
+    marks, in_seconds = sorted(chosen.seconds or chosen.steps), bool(chosen.seconds)
+    results: dict[tuple[int, str], list[float]] = {}
     with tempfile.TemporaryDirectory() as storage:
         for seed in range(chosen.seeds):
-            for contender in chosen.contenders:
-                recipe, *overrides = shlex.split(contender)
-                words = [*overrides, f"data.source.uri={chosen.data}", f"seed={seed}"]
-                images, seconds = generated(recipe, words, chosen.steps, storage)
-                found = DigitDistance(chosen.data, images.shape[2])(images)
-                results.setdefault(contender, []).append(found)
-                print(f"{found:8.1f}  seed {seed}  {seconds:5.0f} s  {contender}", flush=True)
-    print(f"\nclassifier-FID of {IMAGES:,} images after {chosen.steps:,} steps, {chosen.seeds} seeds")
-    for contender, values in results.items():
-        spread = f" +- {stdev(values):.1f}" if len(values) > 1 else ""
-        print(f"{mean(values):8.1f}{spread}  {contender}")
+            for place, contender in enumerate(chosen.contenders):
+                words = [f"data.source.uri={chosen.data}", f"seed={seed}"]
+                if not in_seconds:
+                    words.append(f"steps={marks[-1]}")
+                for mark, look in _trained(contender, words, marks, in_seconds, storage):
+                    found = DigitDistance(chosen.data, look.images.shape[2])(look.images)
+                    results.setdefault((mark, contender), []).append(found)
+                    at = f"seed {seed}  {look.steps:6,} steps  {look.seconds:5.0f} s"
+                    print(f"{found:8.1f}  {at}  {contender}", flush=True)
+                    if chosen.grids and seed == 0:
+                        chosen.grids.mkdir(parents=True, exist_ok=True)
+                        grid(look.images[:SHOWN]).save(chosen.grids / f"{place}-{mark}.png")
+    for mark in marks:
+        unit = "CPU seconds" if in_seconds else "steps"
+        print(f"\nclassifier-FID of {IMAGES:,} images after {mark:,} {unit}, {chosen.seeds} seeds")
+        first = results[mark, chosen.contenders[0]]
+        for contender in chosen.contenders:
+            print(_line(results[mark, contender], first, contender))
+
+
+def _trained(
+    contender: str, words: list[str], marks: list[int], in_seconds: bool, storage: str
+) -> Iterator[tuple[int, Look]]:
+    recipe, *overrides = shlex.split(contender)
+    with opened(recipe, [*overrides, *words], storage) as replica:
+        yield from zip(marks, looks(replica, marks, in_seconds), strict=True)
+
+
+def _line(values: list[float], first: list[float], contender: str) -> str:
+    spread = f" +- {stdev(values):.1f}" if len(values) > 1 else ""
+    text = f"{mean(values):8.1f}{spread}"
+    if values is not first and len(values) > 1:
+        ahead, width = lead(first, values)
+        text += f"  ahead by {ahead:+.1f} ({ahead - width:+.1f} to {ahead + width:+.1f})"
+    return f"{text}  {contender}"
+
+
+def _marks(text: str) -> list[int]:
+    marks = [int(word) for word in text.split(",")]
+    if min(marks) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: marks begin at 1")
+    return marks
 
 
 if __name__ == "__main__":
