@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ import boto3
 import pytest
 import requests
 from PIL import Image
+from werkzeug.security import generate_password_hash
 
 from tests.conftest import ROOT, free_port, started_cluster
 from tests.data.s3_servers import BUCKET, SECRET, environment, moto
@@ -70,8 +72,18 @@ def mlflow_server(folder: Path, given: dict[str, str]) -> Iterator[str]:
     ]  # fmt: skip
     with serving([sys.executable, "-m", "mlflow", *words], f"http://127.0.0.1:{port}/health", folder, {
         **given, "MLFLOW_AUTH_CONFIG_PATH": str(auth), "MLFLOW_FLASK_SERVER_SECRET_KEY": "a-key-of-the-tests",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     }):  # fmt: skip
+        _hash_cheaply(folder / "auth.db")
         yield f"http://127.0.0.1:{port}"
+
+
+def _hash_cheaply(database: Path) -> None:
+    """Store the administrator's password as fewer rounds: the server hashes it several times for every request."""
+    stored = generate_password_hash(USER["MLFLOW_TRACKING_PASSWORD"], "pbkdf2:sha256:1000")
+    with contextlib.closing(sqlite3.connect(database)) as connection, connection:
+        changed = connection.execute("UPDATE users SET password_hash = ? WHERE username = 'admin'", (stored,))
+        assert changed.rowcount == 1
 
 
 @contextmanager

@@ -33,6 +33,7 @@ class Server:
         words = ["server", "--backend-store-uri", store, "--artifacts-destination", str(self._folder / "artifacts")]
         self._process = subprocess.Popen(
             [sys.executable, "-m", "mlflow", *words, "--port", str(self.port), "--workers", "1"],
+            env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
         )  # fmt: skip
         wait_until(self.answers, "mlflow server answers")
