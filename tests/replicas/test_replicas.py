@@ -50,9 +50,9 @@ OTHERS = {
         "batch.size=20", "scheme=alternating", "scheme.order=critic_first", "scheme.critic_steps=3",
         "objective={name: wgan, drift: 0.001}", "regularizers=[gradient_penalty]",
     ],
-    "relativistic, simultaneous, DRAGAN and R1": [
+    "relativistic, simultaneous, DRAGAN, R1 and R2": [
         "batch.size=20", "scheme=alternating", "scheme.order=simultaneous", "objective=relativistic",
-        "regularizers=[dragan, {name: r1, every: 2}]", "optimizer.critic_learning_rate=2e-3",
+        "regularizers=[dragan, {name: r1, every: 2}, {name: r2, every: 2}]", "optimizer.critic_learning_rate=2e-3",
     ],
     "softmax, joint, spectral norm": [
         "batch.size=24", "batch.shards=2", "objective=softmax", "scheme.balance=fixed", "regularizers=[spectral_norm]",
@@ -75,17 +75,16 @@ OTHERS = {
         "batch.size=18", "network.minibatch=discrimination", "scheme=alternating", "regularizers=[gradient_penalty]",
     ],
     "shares without rows, DRAGAN": ["batch.size=3", "regularizers=[dragan]", "scheme=alternating"],
-    "average, noise, decay": [
+    "average, noise, augmentation, decay": [
         "batch.size=20", "optimizer.decay={start: 5, steps: 20}", "ema={half_life_images: 100}",
-        "regularizers=[{name: instance_noise, steps: 15}]",
+        "regularizers=[{name: instance_noise, steps: 15}, diff_augment]",
     ],
     "info, joint, four critics at two scales": [
         "batch.size=20", "task={name: info, label_weight: 0.4}", "critics={count: 2, scales: 2}",
         "network.critic_stages=2",
     ],
-    "critics on a third of the batch, latents of two steps, total variation, R2 through augmented images": [
+    "critics on a third of the batch, latents of two steps, total variation": [
         "batch.size=24", "scheme={name: alternating, critic_batch: 8, latent_steps: 2}", "terms=total_variation",
-        "regularizers=[diff_augment, {name: r2, every: 2}]",
     ],
     "critic first on real images alone, and on half of them, flips, jitter": [
         "batch.size=24", "batch.shards=2", "augmentation={flip: 0.5, jitter: 1.2}",
