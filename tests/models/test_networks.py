@@ -96,6 +96,17 @@ def test_mlp_is_the_authors() -> None:
     agree(MLP().critic(image), critic, torch.randn(4, *image, dtype=torch.float64))
 
 
+def test_batch_norms_may_start_as_before_torch_1_2() -> None:
+    def scales(network: MLP) -> Tensor:
+        layers = network.generator(ImageShape(1, 28, 28), 100).modules()
+        return torch.cat([layer.weight.detach() for layer in layers if isinstance(layer, nn.BatchNorm1d)])
+
+    assert torch.equal(scales(MLP()), torch.ones(256 + 512 + 1024))
+    drawn = scales(MLP(batch_norm_scale="uniform"))
+    assert 0 <= drawn.min() < 0.01 and 0.99 < drawn.max() <= 1
+    assert float(drawn.mean()) == pytest.approx(0.5, abs=0.03)
+
+
 def test_keras_dcgan_has_keras_sizes() -> None:
     """The number of trained weights of Keras-GAN's dcgan.py on 28x28x1, layer by layer."""
     image = ImageShape(1, 28, 28)
