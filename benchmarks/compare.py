@@ -42,7 +42,7 @@ class Look(NamedTuple):
     images: Tensor
 
 
-def looks(replica: Replica, marks: Sequence[int], in_seconds: bool, images: int = IMAGES) -> Iterator[Look]:
+def looks(replica: Replica, marks: Sequence[int], in_seconds: bool) -> Iterator[Look]:
     """Trains up to the last of these rising marks, steps or CPU seconds of steps, and looks at each."""
     steps, seconds = 0, 0.0
     for mark in marks:
@@ -51,15 +51,13 @@ def looks(replica: Replica, marks: Sequence[int], in_seconds: bool, images: int 
             replica.step(steps)
             seconds += time.process_time() - began
             steps += 1
-        yield Look(steps, seconds, replica.generate(images, EXAMPLES_SEED))
+        yield Look(steps, seconds, replica.generate(IMAGES, EXAMPLES_SEED))
 
 
 def lead(first: Sequence[float], other: Sequence[float]) -> tuple[float, float]:
-    """The mean of first - other over pairs, and the half width of its 95 % interval; infinite for a single pair."""
+    """The mean of first - other over two pairs or more, and the half width of its 95 % interval."""
     differences = [one - two for one, two in zip(first, other, strict=True)]
     count = len(differences)
-    if count < 2:
-        return mean(differences), float("inf")
     return mean(differences), float(stats.t.ppf(0.975, count - 1)) * stdev(differences) / sqrt(count)
 
 

@@ -71,8 +71,7 @@ _SEEN = {
     "gan-mnist": "At first a few shapes in white specks; then 1, 4, 7 and 8.",
     "self-gan-mnist": "At first a few shapes in white specks; then 3, 5, 7 and 8. The notebook's weights "
     "show more kinds: see the page on the paper's pictures.",
-    "self-gan-mnist-tpu": "Noisy digits of several kinds, 0, 1, 7 and 9 above all: it collapses "
-    "less than the GPU's form.",
+    "self-gan-mnist-tpu": "Noisy digits of several kinds, 0, 1, 7 and 9 above all.",
     "dcgan-mnist": "Strokes and some digits; no collapse.",
     "self-dcgan-mnist": "The same, no collapse.",
     "lsgan-mnist": "Grey strokes that are not digits yet.",
