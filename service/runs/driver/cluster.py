@@ -20,6 +20,7 @@ from pipelines.components import ConfigError
 from service.configuration.config import Run, in_submitted_job
 from service.configuration.own_recipes import modules_beside
 from service.runs.driver.failures import RunError, first_line
+from service.runs.driver.signals import kept
 
 if TYPE_CHECKING:
     from service.replicas.accelerators.xla_pod import XlaConfig
@@ -56,7 +57,8 @@ def connect(run: Run) -> None:
             joining["py_modules"] = [str(module) for module in beside]
         try:
             _knock(named)
-            ray.init(address=named, runtime_env=joining, **quiet)
+            with kept():
+                ray.init(address=named, runtime_env=joining, **quiet)
             return
         except OSError as error:  # Ray's ConnectionError too.
             if asked:
@@ -67,7 +69,7 @@ def connect(run: Run) -> None:
     path = os.pathsep.join(dict.fromkeys([str(_ROOT), *(str(module.parent) for module in beside)]))
     try:
         # Inherited, and not a runtime environment: Ray's processes that stand ready could not be used in that.
-        with _environment({**_WORKER_ENVIRONMENT, **_LOCAL_ENVIRONMENT, "PYTHONPATH": path}):
+        with kept(), _environment({**_WORKER_ENVIRONMENT, **_LOCAL_ENVIRONMENT, "PYTHONPATH": path}):
             ray.init(address="local", include_dashboard=False, **quiet)
     except Exception as error:  # Ray's own process manager raises plain ones.
         ray.shutdown()

@@ -35,7 +35,6 @@ def launch(run: Run, console: Console, began: float, validation: Validation) -> 
         Interrupted: Ctrl-C or SIGTERM; what was trained until then is kept.
     """
     with heard() as signals, started(run, console, began, signals.abort) as at:
-        signals.install()  # Once more, as Ray has started.
         console.print(f"{at.prepared.name}: {_introduction(at.prepared, at.replicas)}", highlight=False, soft_wrap=True)
         status = new_status()
         with Display(status, run.steps, console, at.marks, run.resume is not None):

@@ -39,10 +39,7 @@ class Signals:
         self.caught: ExitCode | None = None
 
     def install(self) -> None:
-        """Hear signals. Ray puts handlers of its own in the place when it starts, so this is called after that too.
-
-        Only the main thread can; without it Python's own handler stays.
-        """
+        """Hear signals. Only the main thread can; without it Python's own handler stays."""
         if threading.current_thread() is threading.main_thread():
             for number in _CODES:
                 signal.signal(number, self._hear)
@@ -72,3 +69,22 @@ def heard() -> Iterator[Signals]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def kept() -> Iterator[None]:
+    """Keep a handler of SIGTERM while Ray connects, which puts its own in the place.
+
+    Below Python Ray has one more. It ends the process three seconds after SIGTERM, whatever is being put in order then.
+    """
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    except SystemExit:  # Ray's answer to SIGTERM.
+        signal.alarm(0)
+        if callable(before):
+            before(signal.SIGTERM, None)
+        raise
+    finally:
+        if callable(before) and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
