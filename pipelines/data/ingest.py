@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 from pipelines.components import ConfigError
 from pipelines.data.images import Transform
-from pipelines.data.plan import LANES, Options, Plan, with_labels, without_duplicates
+from pipelines.data.plan import Options, Plan, with_labels, without_duplicates
 from pipelines.data.shard_writer import Part, Skipped, Work, write_shard
 from pipelines.data.shards import Manifest, read_keys, read_manifest, versions
 from pipelines.data.sources import Source
@@ -112,7 +112,7 @@ def _manifest(
         shown=plan.shown,
         columns=plan.source.columns,
         classes=classes,
-        lanes=before.lanes if before else min(LANES, rows),
+        lanes=before.lanes if before else min(plan.options.lanes, rows),
         block_rows=block_rows,
         skipped=_added(before.skipped if before else {}, skipped),
         converted=_added(before.converted if before else {}, *(part.converted for part in parts)),

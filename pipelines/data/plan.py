@@ -39,12 +39,15 @@ class Options:
         append: whether to add to the data set that is there.
         skip_limit: the share of samples that may be skipped.
         shard_rows: the most samples of a shard [default: 64 MiB of them, but no more than 8,192].
+        lanes: streams that samples are dealt into, so the most replicas there may be; one that appends keeps those
+            that are there.
     """
 
     stored: Stored = "decoded"
     append: bool = False
     skip_limit: float = SKIP_LIMIT
     shard_rows: int | None = None
+    lanes: int = LANES
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,7 @@ class Plan:
             self.transform.model_dump(exclude=unnamed),
             self.options.stored,
             self.options.shard_rows,
+            *([self.options.lanes] if self.options.lanes != LANES else []),  # There was no choice once.
         ]
         return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -90,7 +94,7 @@ class Plan:
 
     def block_rows(self, index: pa.Table) -> int:
         """How many rows to read at once."""
-        return max(1, min(BLOCK_BYTES // self._row_bytes(index), len(index) // (LANES * LANE_BLOCKS)))
+        return max(1, min(BLOCK_BYTES // self._row_bytes(index), len(index) // (self.options.lanes * LANE_BLOCKS)))
 
     def works(self, index: pa.Table, block_rows: int) -> Iterator[Work]:
         """The index, dealt into shards."""

@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, Field, SerializeAsAny
 
 from pipelines.components import Component, ConfigError, Options, name_of, resolve
 from pipelines.data.images import Transform
-from pipelines.data.plan import SKIP_LIMIT
+from pipelines.data.plan import LANES, SKIP_LIMIT
 from pipelines.data.sources import Source
 from pipelines.quality.promotion_policy import Policy
 from service.configuration.execution import (
@@ -86,6 +86,9 @@ class Data(DataSet):
     transform: Transform = Field(Transform(), description="size, channels and resampling of the images")
     stored: Literal["decoded", "encoded"] = Field("decoded", description="ingest pixels, or pictures as they are")
     skip_limit: float = Field(SKIP_LIMIT, ge=0, le=1, description="most that an ingest may skip, as a share")
+    lanes: int = Field(
+        LANES, ge=1, le=65536, description="streams that an ingest deals samples into: the most replicas there may be"
+    )
     damaged: Literal["stop", "replace"] = Field(
         "stop", description="on a damaged block: stop, or replace its rows by others"
     )

@@ -50,6 +50,19 @@ def rows(folder: Location, version: int | None = None) -> tuple[Images, list[int
     return images, np.concatenate([block.labels for block in opened]).tolist(), keys
 
 
+def test_more_lanes_are_of_another_data_set_and_kept_when_it_grows(tmp_path: Path) -> None:
+    write_idx(tmp_path / "idx", count=700)
+    write_idx(tmp_path / "more", count=800)
+    folder, transform = Location.of(str(tmp_path / "a")), Transform(size=28, channels=1)
+    source = Idx(uri=str(tmp_path / "idx"))
+    manifest = ingest(source, transform, folder, Options(lanes=150))
+    assert (manifest.lanes, manifest.block_rows) == (150, 1)
+    with pytest.raises(ConfigError, match="holds another data set"):
+        ingest(source, transform, folder)
+    grown = ingest(Idx(uri=str(tmp_path / "more")), transform, folder, Options(append=True, skip_limit=1))
+    assert grown.lanes == 150
+
+
 def test_shards_hold_what_was_in_the_source(tmp_path: Path) -> None:
     images = write_idx(tmp_path / "idx", count=700)
     folder = Location.of(str(tmp_path / "a"))

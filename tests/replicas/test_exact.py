@@ -89,11 +89,6 @@ def assert_equal(found: Trained, expected: Trained) -> None:
 
 
 @pytest.fixture(scope="module")
-def data(digits: Location, digits_at_32: Location) -> dict[int, str]:
-    return {16: digits.path, 32: digits_at_32.path}
-
-
-@pytest.fixture(scope="module")
 def alone(data: dict[int, str]) -> Trained:
     """One replica, by two threads."""
     found: Trained = run_replicas(1, train, data, CASES, "float32", STEPS, 2)

@@ -5,7 +5,6 @@ The methods of the published recipes, with networks of a few channels. `python -
 
 import pytest
 
-from pipelines.storage.location import Location
 from tests.processes import run_replicas
 from tests.replicas.test_exact import TRANSLATIONS, assert_equal, train
 
@@ -30,11 +29,6 @@ METHODS = {
         "fade_images: 800}",
     ],
 }  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def data(digits: Location, digits_at_32: Location) -> dict[int, str]:
-    return {16: digits.path, 32: digits_at_32.path}
 
 
 @pytest.mark.long

@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from pipelines.components import ConfigError
-from pipelines.storage.location import Location
 from service.configuration.recipe import load
 from service.replicas.microbatches import split
 from service.replicas.row_sets import RowSet
@@ -34,11 +33,6 @@ LOOKING = {
         "batch.size=24", "network.critic_batch_norm=false", "regularizers=[spectral_norm, dragan]",
     ],
 }  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def data(digits: Location, digits_at_32: Location) -> dict[int, str]:
-    return {16: digits.path, 32: digits_at_32.path}
 
 
 def at_once(cases: dict[str, list[str]], rows: int) -> dict[str, list[str]]:

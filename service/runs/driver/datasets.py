@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressC
 
 from pipelines.components import ConfigError, name_of
 from pipelines.data.ingest import Report, Tasks, here, ingest
-from pipelines.data.plan import Options
+from pipelines.data.plan import LANES, Options
 from pipelines.data.ray_tasks import on_ray
 from pipelines.data.shard_writer import Part, Work
 from pipelines.data.shards import DamagedShardError, Manifest, read_manifest
@@ -99,6 +99,8 @@ def folder_of(run: Run) -> str:
     if run.data.shards:
         return storage_root(run.data.shards)
     described = f"{run.data.source.fingerprint()}/{run.data.transform.model_dump_json()}/{run.data.stored}"
+    if run.data.lanes != LANES:
+        described += f"/{run.data.lanes}"
     digest = hashlib.blake2b(described.encode(), digest_size=6).hexdigest()
     return join(storage_root(run.storage), f"shards/{type(run.data.source).__name__.lower()}-{digest}")
 
@@ -110,7 +112,8 @@ def write(run: Run, console: Console, append: bool = False) -> Manifest:
         ConfigError: as `ingest` does.
     """
     location = Location.of(folder_of(run))
-    options = Options(stored=run.data.stored, append=append, skip_limit=run.data.skip_limit)
+    data = run.data
+    options = Options(stored=data.stored, append=append, skip_limit=data.skip_limit, lanes=data.lanes)
     try:
         with _shown(f"writing {run.data.source.describe()}", console) as report:
             return ingest(run.data.source, run.data.transform, location, options, _in_parallel(run), report)
@@ -141,7 +144,10 @@ def _check(run: Run, manifest: Manifest, location: Location, readers: int) -> No
         raise ConfigError(f"task {name_of(run.task)}: {location} holds no pairs; take data.source=pairs")
     _check_labels(run, manifest, location)
     if run.replicas > manifest.lanes:
-        raise ConfigError(f"replicas: {run.replicas} replicas cannot share the data set's {manifest.lanes} lanes")
+        raise ConfigError(
+            f"replicas: {run.replicas} replicas cannot share the data set's {manifest.lanes} lanes; "
+            f"ingest it into another folder with data.lanes={run.replicas} or more"
+        )
     fewest = run.cluster.min_replicas or run.replicas
     least = readers * least_bytes(manifest, run.batch.size, fewest, int(np.prod(run.data.transform.shape)))
     if run.loader.memory_bytes < least:

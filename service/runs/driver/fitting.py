@@ -19,7 +19,7 @@ from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
 
 from pipelines.storage.location import Location
-from service.artifacts import run_checkpoints
+from service.artifacts import checkpoints, run_checkpoints
 from service.configuration.config import storage_root
 from service.configuration.tree import dump
 from service.runs.driver.cluster import started_here
@@ -88,10 +88,26 @@ def fit(
             code = error.code if isinstance(error, Interrupted) else None
             raise Interrupted(at.prepared.going_on, code or Interrupted().code) from error
         if not isinstance(returned, Left):
+            if returned is None and signals.caught is None:
+                _evaluate_what_is_left(at, status, validation)
             return returned
         if signals.caught is not None or returned.why == "asked":
             raise Interrupted(at.prepared.going_on, signals.caught or Interrupted().code)
         status.say.remote(_MOVES[returned.why].format(step=returned.step))
+
+
+def _evaluate_what_is_left(at: Started, status: Any, validation: Validation | None) -> None:
+    """Evaluate checkpoints that a run left when it was stopped at its end: no later one will see to them."""
+    folder = Location.of(at.prepared.folder)
+    steps = run_checkpoints.unmeasured(folder)
+    if not steps or not validation or not at.prepared.run.evaluation.during_training:
+        return
+    asked, last = validation(_job(at, status)), folder / checkpoints.name_of(steps[-1])
+    task = ray.remote(**asked.ray_remote_kwargs)(asked.fn)
+    try:
+        ray.get(task.remote(ray.train.Checkpoint(last.path, last.filesystem), **asked.task_config.fn_kwargs))
+    except ray.exceptions.RayError as error:  # The run itself is done.
+        status.warn.remote(f"{last} could not be evaluated: {first_line(error)}")
 
 
 class _Quiet:
@@ -182,8 +198,7 @@ def _trainer(
 ) -> Any:
     prepared, run = at.prepared, at.prepared.run
     storage = Location.of(storage_root(run.storage))
-    accelerator = at.replicas.accelerator
-    job = Job(dump(run), prepared.folder, prepared.tracking_uri, at.tracking_run, status, accelerator)
+    job = _job(at, status)
     folder = Location.of(prepared.folder)
     (folder / _RAYS_NOTES).delete()  # The folder says what there is, and they may say otherwise.
     if not run.evaluation.during_training:  # What is left of when it was, nobody will measure.
@@ -202,6 +217,13 @@ def _trainer(
             callbacks=[FailureCount(status)],
         ),
         validation_config=validation(job) if validation and run.evaluation.during_training else None,
+    )
+
+
+def _job(at: Started, status: Any) -> Job:
+    prepared = at.prepared
+    return Job(
+        dump(prepared.run), prepared.folder, prepared.tracking_uri, at.tracking_run, status, at.replicas.accelerator
     )
 
 
