@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.links import can_be_made
 from tests.conftest import train_command
 from tests.patience import PATIENCE, wait_until
-from tests.runs.linked_nodes import can_be_made, linked_nodes
+from tests.runs.linked_nodes import linked_nodes
 from tests.runs.test_runs import final, options, train
 from tests.runs.test_stopping import logged
 
@@ -30,11 +31,11 @@ def test_a_link_that_is_cut_for_a_while_and_one_for_good_cost_no_bit(tmp_path: P
 
         wait_until(lambda: logged(tmp_path, "cut"), "it trains", command)
         goes_on()
-        cluster.cut(0)
+        cluster.links.cut(0)
         time.sleep(CUT_SECONDS)
-        cluster.mend(0)
+        cluster.links.mend(0)
         goes_on()
-        cluster.cut(1)
+        cluster.links.cut(1)
         goes_on()
         command.send_signal(signal.SIGTERM)
         out, err = command.communicate(timeout=PATIENCE)
