@@ -138,11 +138,6 @@ def check_shares(run: Run, lanes: int) -> None:
 
 def _check_compiled(run: Run) -> None:
     """Raise ConfigError if a step cannot be compiled as a whole."""
-    penalties = [name_of(regularizer) for regularizer in run.regularizers if regularizer.penalises]
-    if penalties:
-        raise ConfigError(
-            f"compile: torch.compile takes no gradients of gradients, as {penalties[0]} does; set it to false"
-        )
     if run.network.last_stage(run.image):
         raise ConfigError("compile: networks that grow are other networks at every step; set compile=false")
     if max(run.scheme.batches(step) for step in (0, run.steps)) > 1:  # Each draws numbers of its own.

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ from service.replicas.accelerators import Accelerator
 from service.replicas.global_batch import GlobalBatch
 from service.replicas.microbatches import by_microbatch
 from service.tasks import Made, Samples, Task
-from service.training.compiling import compiled
+from service.training.compiling import compiled, outside_graphs
 from service.training.critics.critic_set import CriticRole
 from service.training.critics.image_pool import Pools
 from service.training.optimizers import Optimizer
@@ -65,10 +65,18 @@ class TrainingContext:
     def wrap(self, loss: nn.Module) -> nn.Module:
         """`loss`, compiled if that is wanted, with its gradients reduced over the replicas, if they are not anyhow."""
         if self.compile:
-            loss = compiled(loss)
+            loss = compiled(loss, whole=not self._penalised)
         if self.exact:
             return loss
         return self.accelerator.wrap(loss, some_unused=self.network.last_stage(self.image) > 0)
+
+    def uncompiled(self, penalties: Callable[..., Any]) -> Callable[..., Any]:
+        """What computes penalties, as it may be called in a compiled loss."""
+        return outside_graphs(penalties) if self.compile and self._penalised else penalties
+
+    @property
+    def _penalised(self) -> bool:
+        return any(regularizer.penalises for regularizer in self.regularizers)
 
     def draw(self, latent_steps: int) -> dict[str, Tensor]:
         """Noise for the batch, which so many steps in a row share."""

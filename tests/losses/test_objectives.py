@@ -278,7 +278,7 @@ def test_penalties_are_of_logits_and_not_of_heads(name: str) -> None:
     critics = nn.ModuleDict({"image": WithHeads()})
     views = {"image": View(fake)}, {"image": View(real)}
     with batch.passes(batch.own_rows):  # The draws of `expected` are pass 0's.
-        found = penalties([regularizer], [True], critics, *views, 5, batch, 0)
+        found = penalties([regularizer], [True], critics, *views, 5, batch)
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
 
 

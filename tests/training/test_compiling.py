@@ -30,9 +30,7 @@ REFUSED = {
     for name in recipes()
     for run in [load(name)]
     for reason in [
-        "gradients of gradients" if any(one.penalises for one in run.regularizers)
-        else "several batches" if run.scheme.batches(0) > 1
-        else ""
+        "several batches" if run.scheme.batches(0) > 1 else ""
     ]
     if reason
 }  # fmt: skip
@@ -100,11 +98,11 @@ def test_replicas_whose_shares_change_are_refused() -> None:
 
 
 def trained(
-    rank: int, world_size: int, data: str, words: list[str], backend: str, steps: int
+    rank: int, world_size: int, data: str, words: list[str], backend: str, steps: int, dtype: str = "float64"
 ) -> tuple[dict[str, Tensor], int]:
     """A run's weights after some steps, and how many graphs were recorded after the second one."""
     setattr(context, "compiled", partial(compiled, backend=backend))  # noqa: B010  # Also in processes of their own.
-    replica = opened(load("digits", [*TINY, *words]), [Location.of(data)], rank, world_size)
+    replica = opened(load("digits", [f"dtype={dtype}", *TINY[1:], *words]), [Location.of(data)], rank, world_size)
     at_second = 0
     for step in range(steps):
         replica.step(step)
@@ -113,6 +111,23 @@ def trained(
         if step == 1:
             at_second = counters["stats"]["unique_graphs"]
     return weights(replica), counters["stats"]["unique_graphs"] - at_second
+
+
+def test_a_penalty_that_is_not_due_at_every_step_takes_no_new_code(digits: Location) -> None:
+    words = ["batch.size=8", "regularizers=[{name: r1, every: 3}]", "network.critic_batch_norm=false"]
+    plain, _ = trained(0, 1, digits.path, words, "aot_eager", 8)
+    found, recompiled = trained(0, 1, digits.path, ["compile=true", *words], "aot_eager", 8)
+    assert recompiled == 0
+    assert distance(found, plain) < 1e-9
+
+
+def test_bfloat16_is_that_of_a_plain_step(digits: Location) -> None:
+    plain, _ = trained(0, 1, digits.path, ["batch.size=8"], "aot_eager", 3, "bfloat16")
+    found, recompiled = trained(0, 1, digits.path, ["compile=true", "batch.size=8"], "aot_eager", 3, "bfloat16")
+    assert recompiled == 0
+    assert distance(found, plain) < 1e-3
+    full, _ = trained(0, 1, digits.path, ["batch.size=8"], "aot_eager", 3, "float32")
+    assert distance(full, plain) > 1e-3, "it is bfloat16"
 
 
 @pytest.mark.long

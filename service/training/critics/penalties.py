@@ -11,7 +11,7 @@ from service.losses.regularizers import Regularizer
 from service.replicas.global_batch import GlobalBatch
 from service.replicas.microbatches import by_microbatch
 from service.tasks import View
-from service.training.critics.passes import run_critic
+from service.training.critics.passes import PENALISED, run_critic
 
 
 def penalties(
@@ -22,20 +22,18 @@ def penalties(
     reals: Mapping[str, View],
     heads: int,
     batch: GlobalBatch,
-    number: int,
 ) -> Tensor:
     """(N,), the sum of the penalties that are due, each the mean over games; zeros if none is.
 
     Args:
         heads: how many columns at the end of critics' outputs are no logits, and not to be smoothed.
-        number: of the first critic's pass.
     """
     total = torch.zeros(len(batch.own_rows), dtype=batch.dtype, device=batch.device)
     for regularizer, is_due in zip(regularizers, due, strict=True):
         for place, (game, critic) in enumerate(critics.items()):
             if not (is_due and regularizer.penalises):
                 continue
-            penalty = _penalty(regularizer, critic, (fakes[game], reals[game]), heads, batch, number + place)
+            penalty = _penalty(regularizer, critic, (fakes[game], reals[game]), heads, batch, PENALISED + place)
             if penalty is not None:
                 total = total + penalty / len(critics)
     return total

@@ -17,7 +17,6 @@ from service.training.critics.passes import (
     COMPARED,
     GENERATED,
     GENERATED_LATER,
-    PENALISED,
     SHOWN_REAL,
     gather_scores,
     run_critic,
@@ -218,6 +217,7 @@ class _CriticLoss(nn.Module):
     def __init__(self, context: TrainingContext, factor: float) -> None:
         super().__init__()
         self.critics, self.context, self.factor = context.critics, context, factor
+        self.penalties = context.uncompiled(penalties)
 
     def forward(
         self,
@@ -243,7 +243,7 @@ class _CriticLoss(nn.Module):
                 said.append(task.head_terms(on_fake, on_real, draw, real))
             terms += mean_terms(said)
         if context.regularizers:
-            terms.append(penalties(context.regularizers, due, self.critics, shown, seen, task.heads, batch, PENALISED))
+            terms += [self.penalties(context.regularizers, due, self.critics, shown, seen, task.heads, batch)]
         whole, others = gather_scores(outputs, task.heads, batch, terms)
         losses = [torch.stack(context.objective.critic(on_fake, on_real)).mean(1) for on_real, on_fake in whole]
         adversarial, besides = torch.stack(losses).mean(0), others.mean(1)

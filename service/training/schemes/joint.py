@@ -22,13 +22,7 @@ from service.replicas.row_sets import RowSet
 from service.tasks import Samples, View, mean_terms
 from service.training.context import TrainingContext
 from service.training.critics.joint_passes import two_passes, with_frozen_critic
-from service.training.critics.passes import (
-    GENERATED,
-    PENALISED,
-    CriticOutputs,
-    gather_scores,
-    run_critic,
-)
+from service.training.critics.passes import GENERATED, CriticOutputs, gather_scores, run_critic
 from service.training.critics.penalties import penalties
 from service.training.health.divergence import Divergence
 from service.training.schemes import Read, Scheme, Stepper
@@ -157,6 +151,7 @@ class _JointLoss(nn.Module):
         super().__init__()
         self.generator, self.critics = context.generator, context.critics
         self.scheme, self.context = scheme, context
+        self.penalties = context.uncompiled(penalties)
 
     def forward(
         self,
@@ -180,9 +175,7 @@ class _JointLoss(nn.Module):
         ]
         terms = [*made.terms.values(), *self._head_terms(outputs, draw, real)]
         if context.regularizers:
-            terms.append(
-                penalties(context.regularizers, due, self.critics, detached, seen, task.heads, batch, PENALISED)
-            )
+            terms += [self.penalties(context.regularizers, due, self.critics, detached, seen, task.heads, batch)]
         whole, others = gather_scores(outputs, task.heads, batch, terms)
         losses, weights = (torch.stack(found) for found in zip(*map(self._weighted, whole), strict=True))
         # Shards are summed, not averaged: the author's TPU-like loop accumulates one backward pass a shard.
