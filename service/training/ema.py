@@ -6,7 +6,7 @@ import copy
 
 import torch
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 
 from pipelines.components import Options
 from service.replicas.global_batch import GlobalBatch
@@ -25,28 +25,32 @@ class Ema(Options):
     half_life_images: float | None = Field(None, gt=0)
     ramp_up: float = Field(0.05, gt=0)
 
-    def decay_at(self, step: int, batch_size: int) -> float:
-        """What the average keeps of itself after `step` more steps than none."""
-        if step < self.start:
-            return 0.0
-        if self.half_life_images is None:
-            return self.decay
-        half_life = min(self.half_life_images, (step + 1) * batch_size * self.ramp_up)
-        return float(0.5 ** (batch_size / max(half_life, 1e-8)))
+    def decay_at(self, step: Tensor, batch_size: int) -> Tensor | float:
+        """What the average keeps of itself after `step` more steps than none; on the device where it changes."""
+        decay: Tensor | float = self.decay
+        if self.half_life_images is not None:
+            seen = (step.to(torch.float64) + 1) * batch_size
+            decay = 0.5 ** (batch_size / (seen * self.ramp_up).clamp(1e-8, self.half_life_images))
+        return (step >= self.start).to(torch.float64) * decay if self.start else decay
 
 
 class Average:
     """A generator's average: a network of its own, in evaluation mode."""
 
     def __init__(self, options: Ema, generator: nn.Module, batch: GlobalBatch) -> None:
-        self._options, self._generator, self._batch_size = options, generator, batch.size
+        self._options, self._generator, self._batch = options, generator, batch
         # Its layers follow the same batch.
         self.network = copy.deepcopy(generator, {id(batch): batch}).requires_grad_(False)
 
     @torch.no_grad()
-    def follow(self, step: int) -> None:
-        """Take what the generator is after `step`. Running statistics are copied: they are averages already."""
-        share = 1 - self._options.decay_at(step, self._batch_size)
-        torch._foreach_lerp_(list(self.network.parameters()), list(self._generator.parameters()), share)
-        for mine, theirs in zip(self.network.buffers(), self._generator.buffers(), strict=True):
-            mine.copy_(theirs)
+    def follow(self) -> None:
+        """Take what the generator is after a step. Running statistics are copied: they are averages already."""
+        mine: list[Tensor] = list(self.network.parameters())
+        theirs: list[Tensor] = list(self._generator.parameters())
+        share = 1 - self._options.decay_at(self._batch.step, self._batch.size)
+        if isinstance(share, Tensor):
+            torch._foreach_lerp_(mine, theirs, [share.to(one.dtype) for one in mine])
+        else:
+            torch._foreach_lerp_(mine, theirs, share)
+        for own, other in zip(self.network.buffers(), self._generator.buffers(), strict=True):
+            own.copy_(other)

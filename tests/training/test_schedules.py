@@ -13,24 +13,31 @@ from service.replicas.global_layers import follow_global_batch
 from service.training.ema import Average, Ema
 from service.training.optimizers import Decay
 from service.training.optimizers.adam import Adam
+from tests.host_values import HostValues
 
 
 def new_batch(size: int = 64) -> GlobalBatch:
     return GlobalBatch(size, 1, 0, OneReplica(), torch.device("cpu"), torch.float64)
 
 
-@pytest.mark.parametrize("options", [Ema(decay=0.9), Ema(decay=0.9, start=2), Ema(half_life_images=200)])
+@pytest.mark.parametrize(
+    "options", [Ema(decay=0.9), Ema(decay=0.9, start=2), Ema(half_life_images=200), Ema(half_life_images=200, start=3)]
+)
 def test_an_average_is_the_weighted_sum_it_stands_for(options: Ema) -> None:
     """StyleGAN2's decay: 0.5 ** (batch / max(min(half life, images so far * 0.05), 1e-8))."""
     torch.manual_seed(0)
     generator, batch = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)).double(), new_batch()
     average = Average(options, generator, batch)
     expected = [parameter.detach().clone() for parameter in generator.parameters()]
+    before: list[str] = []
     for step in range(6):
         for parameter in generator.parameters():
             parameter.data.add_(torch.randn_like(parameter))
         generator(torch.randn(8, 3, dtype=torch.float64))
-        average.follow(step)
+        batch.start(step, 0, 64)
+        said = HostValues()
+        with said:
+            average.follow()
         decay = 0.9
         if options.half_life_images:
             decay = 0.5 ** (64 / max(min(200, (step + 1) * 64 * 0.05), 1e-8))
@@ -38,6 +45,9 @@ def test_an_average_is_the_weighted_sum_it_stands_for(options: Ema) -> None:
             decay = 0
         for mine, parameter in zip(expected, generator.parameters(), strict=True):
             mine.mul_(decay).add_(parameter.detach(), alpha=1 - decay)
+        assert said.waits == []
+        assert step == 0 or said.given == before, "the host gives new values"
+        before = said.given
     for mine, averaged in zip(expected, average.network.parameters(), strict=True):
         torch.testing.assert_close(averaged.data, mine, rtol=1e-12, atol=1e-12)
     for buffer, other in zip(generator.buffers(), average.network.buffers(), strict=True):

@@ -73,7 +73,7 @@ class Replica:
         with self._batch.arithmetic:
             metrics = self._stepper.step(step, lambda number: self._real.open(step, number))
         if self._average:
-            self._average.follow(step)
+            self._average.follow()
         self._accelerator.finish()
         return metrics
 
