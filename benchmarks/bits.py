@@ -1,6 +1,7 @@
 """Whether exact replicas keep the bits of one for long: the methods of the published recipes, with small networks.
 
-Options: ``replicas=2,3`` (numbers of them), ``steps=300``, ``dtype=float32``.
+Options: ``replicas=2,3`` (numbers of them), ``steps=300``, ``dtype=float32``, ``methods=dcgan,wgan`` (beginnings of
+their names) [default: all].
 """
 
 from __future__ import annotations
@@ -20,14 +21,17 @@ from tests.replicas.test_exact_for_long import METHODS
 
 
 def main(*words: str) -> None:
-    options = {"replicas": "2,3,4,5,8", "steps": "300", "dtype": "float32"}
+    options = {"replicas": "2,3,4,5,8", "steps": "300", "dtype": "float32", "methods": ""}
     options |= dict(word.split("=", 1) for word in words)
+    wanted = tuple(options["methods"].split(","))
     with tempfile.TemporaryDirectory() as folder:
         data = {}
         for size in (16, 32):
             data[size] = f"{folder}/{size}"
             ingest(Digits(), Transform(size=size, channels=1, resample="bicubic"), Location.of(data[size]))
         for name, method in METHODS.items():
+            if not name.startswith(wanted):
+                continue
             rest = {name: method}, options["dtype"], int(options["steps"])
             alone = run_replicas(1, train, data, *rest)[name]
             for count in map(int, options["replicas"].split(",")):
