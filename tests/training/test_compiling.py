@@ -58,7 +58,7 @@ def test_a_recipe_is_recorded_without_a_break_and_does_the_same(
 ) -> None:
     """Recorded, and not made into code, which is the same for all of them: that takes a minute each."""
     monkeypatch.setattr(context, "compiled", partial(compiled, backend="aot_eager"))
-    run, sets = with_small_data(name, tmp_path)
+    run, sets = with_small_data(name, tmp_path, batch=4 if name.endswith("dcgan-dogs") else 16)
     run = run.model_copy(update={"dtype": "float64"})
     recorded, plain = opened(run.model_copy(update={"compile": True}), sets), opened(run, sets)
     graphs = []

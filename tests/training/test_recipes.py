@@ -29,10 +29,10 @@ OVERRIDES = {"noisy-gan-mnist": ["scheme.critic_batch=8"], "guide-gan-mnist": ["
 STEPS = {"self-sim-gan-mnist": 100}
 
 
-def with_small_data(name: str, folder: Path) -> tuple[Run, list[Location]]:
+def with_small_data(name: str, folder: Path, batch: int = 16) -> tuple[Run, list[Location]]:
     """A recipe with smaller batches, or images, and data sets that are made up for it."""
     run = load(name)
-    small = ["data.transform.size=32"] if run.task.translates else ["batch.size=16", *OVERRIDES.get(name, [])]
+    small = ["data.transform.size=32"] if run.task.translates else [f"batch.size={batch}", *OVERRIDES.get(name, [])]
     run = load(name, small)
     return run, made_up_for(run, folder)
 
