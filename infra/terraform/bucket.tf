@@ -134,6 +134,24 @@ resource "aws_s3_bucket_lifecycle_configuration" "data" {
     }
   }
 
+  # One that was deleted or overwritten can be brought back for as long again.
+  rule {
+    id     = "old-backups"
+    status = "Enabled"
+
+    filter {
+      prefix = "backups/"
+    }
+
+    expiration {
+      days = var.backup_days
+    }
+
+    noncurrent_version_expiration {
+      noncurrent_days = var.backup_days
+    }
+  }
+
   # Versions count as noncurrent only where there are versions.
   depends_on = [aws_s3_bucket_versioning.data]
 }

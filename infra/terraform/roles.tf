@@ -4,17 +4,31 @@ locals {
   issuer = split("oidc-provider/", var.oidc_provider_arn)[1]
 
   # Kubernetes' service accounts, as k8s/base/accounts.yaml names them.
-  accounts = { ingest = "selfgan-ingest", training = "selfgan-ray", mlflow = "selfgan-mlflow" }
+  accounts = { backup = "selfgan-backup", ingest = "selfgan-ingest", training = "selfgan-ray", mlflow = "selfgan-mlflow" }
 
   # What each service account may do. A folder of the bucket has one writer.
   statements = {
     ingest = [
       {
-        Sid       = "ListShards"
+        Sid       = "ListSourcesAndShards"
         Effect    = "Allow"
         Action    = ["s3:ListBucket"]
         Resource  = [aws_s3_bucket.data.arn]
-        Condition = { StringLike = { "s3:prefix" = ["shards", "shards/*"] } }
+        Condition = { StringLike = { "s3:prefix" = ["sources", "sources/*", "shards", "shards/*"] } }
+      },
+      {
+        # To whoever may not list the bucket, S3 says that a missing object is forbidden. Such requests have no prefix.
+        Sid       = "FindMissing"
+        Effect    = "Allow"
+        Action    = ["s3:ListBucket"]
+        Resource  = [aws_s3_bucket.data.arn]
+        Condition = { Null = { "s3:prefix" = "true" } }
+      },
+      {
+        Sid      = "ReadSources"
+        Effect   = "Allow"
+        Action   = ["s3:GetObject"]
+        Resource = ["${aws_s3_bucket.data.arn}/sources/*"]
       },
       {
         # Reads too: an ingest that was stopped goes on behind what it finds; deletes its claim at the end.
@@ -29,6 +43,23 @@ locals {
         Sid       = "EncryptAndDecrypt"
         Effect    = "Allow"
         Action    = ["kms:GenerateDataKey", "kms:Decrypt"]
+        Resource  = [aws_kms_key.data.arn]
+        Condition = { StringEquals = { "kms:ViaService" = "s3.${data.aws_region.current.name}.amazonaws.com" } }
+      },
+    ]
+
+    # It need not read what it has written, nor delete it: the bucket does that.
+    backup = [
+      {
+        Sid      = "WriteBackups"
+        Effect   = "Allow"
+        Action   = ["s3:PutObject"]
+        Resource = ["${aws_s3_bucket.data.arn}/backups/*"]
+      },
+      {
+        Sid       = "Encrypt"
+        Effect    = "Allow"
+        Action    = ["kms:GenerateDataKey"]
         Resource  = [aws_kms_key.data.arn]
         Condition = { StringEquals = { "kms:ViaService" = "s3.${data.aws_region.current.name}.amazonaws.com" } }
       },

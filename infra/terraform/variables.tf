@@ -1,5 +1,5 @@
 variable "bucket" {
-  description = "Name of the bucket that holds shards, runs, cached evaluations and MLflow's artifacts."
+  description = "Name of the bucket for sources, shards, runs, cached evaluations, MLflow's artifacts and backups."
   type        = string
 
   validation {
@@ -25,7 +25,7 @@ variable "name" {
 }
 
 variable "namespace" {
-  description = "Kubernetes namespace of the service accounts selfgan-ingest, selfgan-ray and selfgan-mlflow."
+  description = "Kubernetes namespace of the service accounts, which k8s/base/accounts.yaml lists."
   type        = string
   default     = "selfgan"
 }
@@ -45,6 +45,17 @@ variable "evaluation_days" {
   description = "Days that cached evaluations stay; they can be computed again."
   type        = number
   default     = 90
+}
+
+variable "backup_days" {
+  description = "Days that a nightly backup of MLflow's database stays."
+  type        = number
+  default     = 30
+
+  validation {
+    condition     = var.backup_days >= 7
+    error_message = "backup_days: at least 7; a damage that nobody sees for a few days must not be in every backup."
+  }
 }
 
 variable "images" {

@@ -8,6 +8,8 @@ from typing import Any
 
 Manifest = dict[str, Any]
 
+#: The label by which policies know a pod.
+ROLE = "selfgan.io/role"
 #: Kinds whose pods run to an end.
 _JOBS = ("CronJob", "Job")
 
@@ -45,6 +47,11 @@ class Ray:
 
 def name_of(manifest: Manifest) -> str:
     return f"{manifest['kind']}/{manifest['metadata']['name']}"
+
+
+def find(manifests: list[Manifest], name: str) -> Manifest:
+    (found,) = [one for one in manifests if name_of(one) == name]
+    return found
 
 
 def of_kind(manifests: list[Manifest], *kinds: str) -> list[Manifest]:
@@ -87,6 +94,15 @@ def launchers(manifests: list[Manifest]) -> list[tuple[Pod, list[str]]]:
                 values = variables(container, manifests)
                 found.append((pod, [resolved(word, values) for word in container.get("args", [])]))
     return found
+
+
+def words_of(pod: Pod, manifests: list[Manifest]) -> list[str]:
+    """The command and arguments of all its containers, resolved likewise."""
+    return [
+        resolved(word, variables(container, manifests))
+        for container in pod.containers
+        for word in [*container.get("command", []), *container.get("args", [])]
+    ]
 
 
 def variables(container: dict[str, Any], manifests: list[Manifest]) -> dict[str, str]:

@@ -24,7 +24,7 @@ from tests.deployment.kubernetes_objects import (
 _README = Path(__file__).resolve().parents[2] / "k8s" / "README.md"
 #: A row of the README's table of secrets: | `secret` | `key`, `key` | ...
 _ROW = re.compile(r"^\| `([\w.-]+)` \| ([^|]*) \|", re.MULTILINE)
-_URL = re.compile(r"\b(?:https?|postgresql(?:\+\w+)?)://(?:\w+@)?([a-z][\w-]*):(\d+)")
+URL = re.compile(r"\b(?:https?|postgresql(?:\+\w+)?)://(?:\w+@)?([a-z][\w-]*):(\d+)")
 _VARIABLE = re.compile(r"\$\((\w+)\)")
 
 
@@ -112,7 +112,7 @@ def services(manifests: list[Manifest]) -> Iterator[str]:
         if stateful["spec"]["serviceName"] not in ports:
             yield f"{name_of(stateful)}: no Service {stateful['spec']['serviceName']}"
     for where, text in _texts(manifests):
-        for host, port in _URL.findall(text):
+        for host, port in URL.findall(text):
             if host != "localhost" and int(port) not in ports.get(host, set()):
                 yield f"{where}: no Service answers at {host}:{port}"
 

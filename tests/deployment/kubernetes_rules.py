@@ -12,13 +12,14 @@ from pathlib import Path
 from cronsim import CronSim, CronSimError
 
 from pipelines.rayjob.launches import LONGEST_NAME, QUEUE_LABEL, altered_by_a_shell
-from tests.deployment.kubernetes_objects import Manifest, launchers, name_of, of_kind, pods, rays, selected
+from tests.deployment.kubernetes_networks import networks, reaches
+from tests.deployment.kubernetes_objects import ROLE, Manifest, launchers, name_of, of_kind, pods, rays
 from tests.deployment.kubernetes_references import bindings, dangling, services
 
 Rule = Callable[[list[Manifest]], Iterator[str]]
 
 _LOCK = Path(__file__).resolve().parents[2] / "requirements.lock"
-_ROLE, _TPU = "selfgan.io/role", "google.com/tpu"
+_TPU = "google.com/tpu"
 _SELECTORS = ("cloud.google.com/gke-tpu-accelerator", "cloud.google.com/gke-tpu-topology")
 _PINNED = re.compile(r"[\w.-]+(/[\w.-]+)+(:v?\d+(\.\d+)+[\w.-]*|@sha256:[0-9a-f]{64})")
 _LABEL = re.compile(r"[a-z]([a-z0-9-]*[a-z0-9])?")
@@ -182,37 +183,28 @@ def resources(manifests: list[Manifest]) -> Iterator[str]:
                 for probe in ("readinessProbe", "livenessProbe"):
                     if probe not in container:
                         yield f"{where}: no {probe}"
-        if pod.labels.get(_ROLE, "").startswith("ray-"):
+        if pod.labels.get(ROLE, "").startswith("ray-"):
             grace = pod.spec.get("terminationGracePeriodSeconds", 30)
             if not 60 < grace <= _NOTICE_SECONDS:
                 yield f"{pod.where}: {grace} s to stop in; a checkpoint takes more than 60, a spot node has 120"
 
 
-def networks(manifests: list[Manifest]) -> Iterator[str]:
-    """Nothing is open but what is opened, and every policy means somebody."""
-    policies = of_kind(manifests, "NetworkPolicy")
-    denying = [one for one in policies if _denies(one["spec"])]
-    for space in {one["metadata"].get("namespace") for one in manifests if list(pods([one]))}:
-        if space not in {one["metadata"].get("namespace") for one in denying}:
-            yield f"{space}: no policy denies everything by default"
-    roles = [pod.labels for pod in pods(manifests)]
-    for pod in pods(manifests):
-        if not any(one["spec"]["podSelector"] and selected(pod.labels, one["spec"]["podSelector"]) for one in policies):
-            yield f"{pod.where}: no policy opens anything for it; is its label {_ROLE} right?"
-    for one in policies:
-        peers = [
-            peer["podSelector"]
-            for rule in [*one["spec"].get("ingress", []), *one["spec"].get("egress", [])]
-            for peer in [*rule.get("from", []), *rule.get("to", [])]
-            if "podSelector" in peer and "namespaceSelector" not in peer
-        ]
-        for selector in [one["spec"]["podSelector"], *peers]:
-            if not any(selected(labels, selector) for labels in roles):
-                yield f"{name_of(one)}: selects no pod with {selector}"
+def accounts(manifests: list[Manifest]) -> Iterator[str]:
+    """An account is somebody's: rights that no pod has are a pod that was forgotten."""
+    used = {pod.spec.get("serviceAccountName") for pod in pods(manifests)}
+    for one in of_kind(manifests, "ServiceAccount"):
+        if one["metadata"]["name"] not in used:
+            yield f"{name_of(one)}: no pod has it"
 
 
-def _denies(spec: dict[str, object]) -> bool:
-    return spec == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
+def backups(manifests: list[Manifest]) -> Iterator[str]:
+    """Every database is dumped, by the program of its own version."""
+    databases = [pod for pod in pods(manifests) if pod.kind == "StatefulSet"]
+    dumping = [one for pod in pods(manifests) for one in pod.containers if one.get("command", [""])[0] == "pg_dump"]
+    for pod in databases:
+        (server,) = pod.spec["containers"]
+        if server["image"] not in {one["image"] for one in dumping}:
+            yield f"{pod.where}: nothing dumps it with {server['image']}"
 
 
 def namespaces(manifests: list[Manifest]) -> Iterator[str]:
@@ -237,7 +229,10 @@ RULES: tuple[Rule, ...] = (
     confinement,
     resources,
     networks,
+    reaches,
     namespaces,
+    accounts,
+    backups,
     dangling,
     services,
     bindings,

@@ -19,7 +19,7 @@ MODULE = ROOT / "infra" / "terraform"
 #: Where a machine without a network may have the providers unpacked, as `terraform providers mirror` lays them out.
 MIRRORS = [Path("/opt/tf-plugins"), Path.home() / ".terraform.d" / "mirror"]
 #: Who may write which folder of the bucket.
-WRITERS = {"shards": "ingest", "runs": "training", "evaluations": "training", "mlflow": "mlflow"}
+WRITERS = {"shards": "ingest", "runs": "training", "evaluations": "training", "mlflow": "mlflow", "backups": "backup"}
 _BUCKET, _KEY = "${aws_s3_bucket.data.arn}", "${aws_kms_key.data.arn}"
 _PUBLIC = ("block_public_acls", "block_public_policy", "ignore_public_acls", "restrict_public_buckets")
 _READS = {"s3:GetObject", "s3:ListMultipartUploadParts"}
@@ -111,6 +111,11 @@ def _of_lifecycle(module: Module) -> Iterator[str]:
         yield "runs in use are deleted"
     if "days" not in _first(by_prefix.get("evaluations/", {}), "expiration"):
         yield "cached evaluations stay for ever"
+    backups = by_prefix.get("backups/", {})
+    if "days" not in _first(backups, "expiration"):
+        yield "backups stay for ever"
+    if "noncurrent_days" not in _first(backups, "noncurrent_version_expiration"):
+        yield "deleted backups stay for ever"
     if "days_after_initiation" not in _first(by_prefix.get("", {}), "abort_incomplete_multipart_upload"):
         yield "incomplete uploads stay for ever"
 

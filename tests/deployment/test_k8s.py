@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,10 @@ from service.configuration.recipe import load
 from service.runs.driver.cluster import replicas
 from tests.conftest import ROOT
 from tests.deployment import kubernetes_rules, kubernetes_schemas
-from tests.deployment.kubectl import NoKubectlError, build, kubectl
-from tests.deployment.kubernetes_objects import Manifest, launchers, name_of, of_kind, pods
+from tests.deployment.conftest import OVERLAYS
+from tests.deployment.kubernetes_objects import Manifest, find, launchers, name_of, of_kind, pods
 
-K8S, CRDS = ROOT / "k8s", ROOT.parent / "shared" / "crds"
-OVERLAYS = ("gpu", "tpu", "local", "gpu+kueue", "tpu+kueue")
+CRDS = ROOT.parent / "shared" / "crds"
 GONE = object()
 
 JOB, CRON, RAY = "RayJob/selfgan-retrain", "CronJob/selfgan-retrain", "RayCluster/selfgan"
@@ -28,27 +26,9 @@ HEAD = f"{CLUSTER}.headGroupSpec.template.spec"
 GROUP = f"{CLUSTER}.workerGroupSpecs.0"
 WORKER = f"{GROUP}.template.spec"
 LAUNCHER = "spec.jobTemplate.spec.template.spec"
+INGEST, BACKUP = "CronJob/selfgan-ingest", "CronJob/selfgan-backup"
+BUCKET, ROLES = "NetworkPolicy/object-storage", "podSelector.matchExpressions.0.values"
 MLFLOW, POSTGRES = "Deployment/mlflow", "StatefulSet/postgres"
-
-
-@pytest.fixture(scope="session")
-def overlays(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Manifest]]:
-    """Every overlay, built."""
-    try:
-        program = kubectl()
-    except NoKubectlError as error:
-        pytest.skip(f"MANIFESTS NOT TESTED: {error}")
-    built: dict[str, list[Manifest]] = {}
-    for name in OVERLAYS:
-        overlay, _, component = name.partition("+")
-        folder = K8S / "overlays" / overlay
-        if component:
-            folder = tmp_path_factory.mktemp(name)
-            base = os.path.relpath(K8S, folder)
-            text = f"resources: [{base}/overlays/{overlay}]\ncomponents: [{base}/components/{component}]\n"
-            (folder / "kustomization.yaml").write_text(text)
-        built[name] = build(program, folder)
-    return built
 
 
 @pytest.fixture
@@ -57,11 +37,6 @@ def crds() -> Path:
     if not CRDS.exists():
         pytest.skip(f"RAYJOB AND RAYCLUSTER NOT CHECKED AGAINST KUBERAY: {CRDS} is not there")
     return CRDS
-
-
-def find(manifests: list[Manifest], name: str) -> Manifest:
-    (found,) = [one for one in manifests if name_of(one) == name]
-    return found
 
 
 def changed(manifests: list[Manifest], name: str, path: str, value: Any) -> list[Manifest]:
@@ -197,6 +172,19 @@ MUTANTS: list[tuple[str, Edit, str]] = [
     ("networks", ("gpu", "NetworkPolicy/default-deny", "spec.policyTypes", ["Ingress"]), "no policy denies"),
     ("networks", ("gpu", JOB, f"{GROUP}.template.metadata.labels", {}), "no policy opens anything"),
     ("networks", ("gpu", "NetworkPolicy/ray", "spec.podSelector", {"matchLabels": {"a": "b"}}), "selects no pod"),
+    ("reaches", ("gpu", BUCKET, f"spec.{ROLES}", ["ray-head", "ray-worker", "mlflow", "backup"]), "out to that"),
+    ("reaches", ("gpu", BUCKET, "spec.egress.0.ports.0.port", 80), "lets it out to that"),
+    ("reaches", ("gpu", BUCKET, "spec.egress.0.to.0.ipBlock.cidr", "10.0.0.0/8"), "lets it out to that"),
+    ("reaches", ("gpu", INGEST, f"{LAUNCHER}.containers.0.envFrom.1", GONE), "has no keys of it"),
+    ("reaches", ("gpu", JOB, f"{WORKER}.containers.0.envFrom.1", GONE), "has no keys of it"),
+    ("reaches", ("gpu", "NetworkPolicy/backup", "spec.egress", []), "out to postgres:5432"),
+    ("reaches", ("gpu", "NetworkPolicy/postgres", f"spec.ingress.0.from.0.{ROLES}", ["mlflow"]), "in at postgres"),
+    ("reaches", ("gpu", "NetworkPolicy/mlflow", "spec.ingress.0.ports.0.port", 80), "in at mlflow:5000"),
+    ("reaches", ("gpu", "NetworkPolicy/ray", "spec.egress.1", GONE), "out to mlflow:5000"),
+    ("reaches", ("local", "NetworkPolicy/submitters", "spec.egress", []), "out to selfgan-head-svc:8265"),
+    ("accounts", ("gpu", INGEST, f"{LAUNCHER}.serviceAccountName", "selfgan-ray"), "selfgan-ingest: no pod has it"),
+    ("backups", ("gpu", BACKUP, f"{LAUNCHER}.initContainers.0.command", ["pg_restore"]), "nothing dumps it"),
+    ("backups", ("gpu", POSTGRES, "spec.template.spec.containers.0.image", "docker.io/library/postgres:18"), "nothing"),
     ("namespaces", ("gpu", JOB, "metadata.namespace", "default"), "in the namespace default"),
     ("dangling", ("gpu", JOB, f"{WORKER}.containers.0.envFrom.0.configMapRef.name", "selfgan"), "no configMap selfgan"),
     ("dangling", ("gpu", JOB, f"{HEAD}.containers.0.env.0.valueFrom.secretKeyRef.name", "mlflow"), "no secret mlflow"),
@@ -273,7 +261,7 @@ def test_the_clouds_roles_are_for_accounts_that_there_are(overlays: dict[str, li
     accounts = {one["metadata"]["name"] for one in of_kind(overlays["gpu"], "ServiceAccount")}
     (line,) = re.findall(r"accounts = \{(.*)\}", (ROOT / "infra" / "terraform" / "roles.tf").read_text())
     named = set(re.findall(r'"([\w-]+)"', line))
-    assert named == {"selfgan-ingest", "selfgan-ray", "selfgan-mlflow"}
+    assert named == {"selfgan-ingest", "selfgan-ray", "selfgan-mlflow", "selfgan-backup"}
     assert named <= accounts
 
 

@@ -17,6 +17,12 @@ from tests.data.s3_servers import moto
 from tests.deployment.terraform_module import MODULE, Terraform, problems, replace
 
 ISSUER = "oidc.eks.eu-central-1.amazonaws.com/id/CLUSTER"
+ACCOUNTS = {
+    "backup": "selfgan-backup",
+    "ingest": "selfgan-ingest",
+    "training": "selfgan-ray",
+    "mlflow": "selfgan-mlflow",
+}
 VARIABLES = ["-var=bucket=the-bucket", f"-var=oidc_provider_arn=arn:aws:iam::123456789012:oidc-provider/{ISSUER}"]
 
 WEAKENED = [
@@ -39,10 +45,15 @@ WEAKENED = [
     ("roles.tf", '["${aws_s3_bucket.data.arn}/shards/*"]', '["${aws_s3_bucket.data.arn}/*"]'),
     ("roles.tf", '["${aws_s3_bucket.data.arn}/mlflow/*"]', '["*"]'),
     ("roles.tf", '["${aws_s3_bucket.data.arn}/mlflow/*"]', '["${aws_s3_bucket.data.arn}/runs/*"]'),
-    ("roles.tf", '{ StringLike = { "s3:prefix" = ["shards", "shards/*"] } }', "{}"),
+    ("roles.tf", '{ StringLike = { "s3:prefix" = ["sources", "sources/*", "shards", "shards/*"] } }', "{}"),
     ("roles.tf", 'Condition = { StringEquals = { "kms:ViaService"', 'Condition = { StringLike = { "kms:ViaService"'),
     ("roles.tf", 'StringEquals = {\n          "${local', 'StringLike = {\n          "${local'),
     ("roles.tf", ":${var.namespace}:${local.accounts[each.key]}", ":${var.namespace}:*"),
+    ("bucket.tf", "days = var.backup_days", "expired_object_delete_marker = true"),
+    ("bucket.tf", "noncurrent_days = var.backup_days", "newer_noncurrent_versions = 3"),
+    ("roles.tf", '["${aws_s3_bucket.data.arn}/backups/*"]', '["${aws_s3_bucket.data.arn}/mlflow/*"]'),
+    ("roles.tf", '["${aws_s3_bucket.data.arn}/sources/*"]', '["${aws_s3_bucket.data.arn}/*"]'),
+    ("roles.tf", '{ Null = { "s3:prefix" = "true" } }', "{}"),
     ("images.tf", '"IMMUTABLE"', '"MUTABLE"'),
     ("images.tf", "scan_on_push = true", "scan_on_push = false"),
     ("versions.tf", '"5.100.0"', '"~> 5.100"'),
@@ -118,11 +129,11 @@ def test_the_terraform_module_comes_and_goes(terraform: Terraform, tmp_path: Pat
         targets = [f"-target={address}" for address in wanted]
         done = applied("apply", "-auto-approve", "-input=false", "-no-color", *VARIABLES, *targets)
         assert done.returncode == 0, done.stderr
-        assert "16 added" in done.stdout
+        assert "18 added" in done.stdout
         _check_what_was_made(endpoint)
         done = applied("destroy", "-auto-approve", "-refresh=false", "-no-color", *VARIABLES)
         assert done.returncode == 0, done.stderr
-        assert "16 destroyed" in done.stdout
+        assert "18 destroyed" in done.stdout
         with pytest.raises(botocore.exceptions.ClientError):
             _client("s3", endpoint).head_bucket(Bucket="the-bucket")
 
@@ -140,7 +151,7 @@ def _check_what_was_made(endpoint: str) -> None:
     assert all(s3.get_public_access_block(Bucket="the-bucket")["PublicAccessBlockConfiguration"].values())
     policy = json.loads(s3.get_bucket_policy(Bucket="the-bucket")["Policy"])
     assert {statement["Sid"] for statement in policy["Statement"]} == {"DenyPlainHttp", "DenyOldTls"}
-    for name, account in {"ingest": "selfgan-ingest", "training": "selfgan-ray", "mlflow": "selfgan-mlflow"}.items():
+    for name, account in ACCOUNTS.items():
         trust = iam.get_role(RoleName=f"selfgan-{name}")["Role"]["AssumeRolePolicyDocument"]["Statement"]
         equal = trust[0]["Condition"]["StringEquals"]
         assert equal[f"{ISSUER}:sub"] == f"system:serviceaccount:selfgan:{account}"

@@ -65,6 +65,7 @@ run "old_data_goes" {
   variables {
     checkpoint_days = 3
     evaluation_days = 30
+    backup_days     = 60
   }
 
   assert {
@@ -88,6 +89,15 @@ run "old_data_goes" {
   assert {
     condition = anytrue([
       for rule in aws_s3_bucket_lifecycle_configuration.data.rule :
+      rule.status == "Enabled" && try(rule.filter[0].prefix, "") == "backups/" && try(rule.expiration[0].days, 0) == 60
+      && try(rule.noncurrent_version_expiration[0].noncurrent_days, 0) == 60
+    ])
+    error_message = "Backups must go after backup_days, and deleted ones after as many more."
+  }
+
+  assert {
+    condition = anytrue([
+      for rule in aws_s3_bucket_lifecycle_configuration.data.rule :
       rule.status == "Enabled" && length(rule.abort_incomplete_multipart_upload) == 1
     ])
     error_message = "Incomplete uploads must be aborted."
@@ -96,8 +106,8 @@ run "old_data_goes" {
 
 run "each_role_is_for_one_service_account" {
   assert {
-    condition     = toset(keys(aws_iam_role.service)) == toset(["ingest", "training", "mlflow"])
-    error_message = "There are three roles."
+    condition     = toset(keys(aws_iam_role.service)) == toset(["backup", "ingest", "training", "mlflow"])
+    error_message = "There are four roles."
   }
 
   assert {
@@ -110,7 +120,7 @@ run "each_role_is_for_one_service_account" {
         Condition = {
           StringEquals = {
             "oidc.eks.eu-central-1.amazonaws.com/id/CLUSTER:aud" = "sts.amazonaws.com"
-            "oidc.eks.eu-central-1.amazonaws.com/id/CLUSTER:sub" = "system:serviceaccount:selfgan:${ { ingest = "selfgan-ingest", training = "selfgan-ray", mlflow = "selfgan-mlflow" }[name]}"
+            "oidc.eks.eu-central-1.amazonaws.com/id/CLUSTER:sub" = "system:serviceaccount:selfgan:selfgan-${name == "training" ? "ray" : name}"
           }
         }
       }]
@@ -124,6 +134,24 @@ run "each_role_is_for_one_service_account" {
       if contains(statement.Action, "s3:PutObject")
     ])) == toset(["arn:aws:s3:::the-bucket/shards/*"])
     error_message = "Ingest writes shards and nothing else."
+  }
+
+  assert {
+    condition = alltrue([
+      for folder in ["arn:aws:s3:::the-bucket/sources/*", "arn:aws:s3:::the-bucket/shards/*"] : anytrue([
+        for statement in jsondecode(aws_iam_role_policy.service["ingest"].policy).Statement :
+        contains(statement.Action, "s3:GetObject") && contains(statement.Resource, folder)
+      ])
+    ])
+    error_message = "Ingest must be able to read its source, and what it has written."
+  }
+
+  assert {
+    condition = [
+      for statement in jsondecode(aws_iam_role_policy.service["backup"].policy).Statement :
+      [statement.Action, statement.Resource] if anytrue([for action in statement.Action : startswith(action, "s3:")])
+    ] == [[["s3:PutObject"], ["arn:aws:s3:::the-bucket/backups/*"]]]
+    error_message = "The backup must be able to write backups and nothing else, and to read nothing."
   }
 
   assert {

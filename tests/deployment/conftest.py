@@ -1,0 +1,34 @@
+"""The manifests, as `kubectl apply -k` would send them."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from tests.conftest import ROOT
+from tests.deployment.kubectl import NoKubectlError, build, kubectl
+from tests.deployment.kubernetes_objects import Manifest
+
+K8S = ROOT / "k8s"
+OVERLAYS = ("gpu", "tpu", "local", "gpu+kueue", "tpu+kueue")
+
+
+@pytest.fixture(scope="session")
+def overlays(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Manifest]]:
+    """Every overlay, built."""
+    try:
+        program = kubectl()
+    except NoKubectlError as error:
+        pytest.skip(f"MANIFESTS NOT TESTED: {error}")
+    built: dict[str, list[Manifest]] = {}
+    for name in OVERLAYS:
+        overlay, _, component = name.partition("+")
+        folder = K8S / "overlays" / overlay
+        if component:
+            folder = tmp_path_factory.mktemp(name)
+            base = os.path.relpath(K8S, folder)
+            text = f"resources: [{base}/overlays/{overlay}]\ncomponents: [{base}/components/{component}]\n"
+            (folder / "kustomization.yaml").write_text(text)
+        built[name] = build(program, folder)
+    return built
