@@ -160,6 +160,13 @@ def encoded(pictures: list[bytes], folder: Path) -> None:
     against_peers("WebP at 256 pixels, decoded when read", folder / "pictures", folder / "encoded", 256, folder)
 
 
+def cpu_per_gigabyte(work: Callable[[], float], size: int) -> float:
+    """This process's CPU seconds for each GB that work reads of so many bytes."""
+    began = time.process_time()
+    work()
+    return (time.process_time() - began) / (size * 1e-9)
+
+
 def raw_by_arrow(folder: Location) -> float:
     """Bytes a second of the same ranges, read by pyarrow and dropped."""
     manifest = read_manifest(folder)
@@ -209,6 +216,15 @@ def bucket(pictures: list[bytes], folder: Path) -> None:
             "  from S3 on loopback, MB/s: " + ", ".join(f"{name} {value / 1e6:,.0f}" for name, value in found.items())
         )
         print(f"    ours / raw ranged reads = {found['ours'] / rate:.2f}", flush=True)
+        size = read_manifest(remote).bytes
+        found = in_turns(
+            {
+                "ours": lambda: float(output(*own, "bucket", uri, "64", memory)[-2]),
+                "pyarrow": lambda: cpu_per_gigabyte(lambda: raw_by_arrow(remote), size),
+                "boto3": lambda: cpu_per_gigabyte(lambda: raw_by_boto3(remote), size),
+            }
+        )
+        print("  the client's CPU seconds a GB: " + ", ".join(f"{name} {value:.2f}" for name, value in found.items()))
         budget = least_bytes(read_manifest(remote), 64, 1, 64 * 64 * 3)
         for title, place in (("local disk", str(shards)), ("S3", uri)):
             _, mapped, _, held = output(*own, "memory", place, "64", str(budget))

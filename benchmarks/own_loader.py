@@ -1,7 +1,8 @@
 """Our loader, measured in a process of its own, as `peer_loaders` measures the others.
 
 ``python -m benchmarks.own_loader speed FOLDER SIZE SECONDS``: images a second on one core, to a float tensor.
-``... bucket FOLDER SIZE MEMORY``: bytes of images a second, on all cores, once windows are opened as others are closed.
+``... bucket FOLDER SIZE MEMORY``: CPU seconds for a GB of images, and bytes of them a second, on all cores, once
+windows are opened as others are closed.
 ``... memory FOLDER SIZE MEMORY``: the most memory that reading an epoch added to this process: "KIND BYTES" by kind.
 """
 
@@ -77,7 +78,9 @@ def main() -> None:
     elif command == "bucket":
         steps = loader.manifest.rows // BATCH
         read(loader, range(steps // 4))
-        print(read(loader, range(steps // 4, steps)) * int(size) ** 2 * 3)
+        began, measured = time.process_time(), range(steps // 4, steps)
+        rate = read(loader, measured) * int(size) ** 2 * 3
+        print((time.process_time() - began) / (len(measured) * BATCH * int(size) ** 2 * 3e-9), rate)
     else:
         own, mapped = most_held(loader)
         print(f"mapped {mapped} own {own}")
