@@ -14,6 +14,7 @@ from service.artifacts import checkpoints
 from service.configuration.config import Run
 from service.configuration.recipe import load
 from service.replicas.accelerators.torch_distributed import TorchDistributed
+from service.replicas.exact.kernels import _same_bits
 from service.replicas.exact.layers import check_exact
 from service.replicas.exact.layout import Layout
 from service.replicas.exact.tree import node_sums, nodes_of, owned_cells, root, tree_sum
@@ -182,6 +183,30 @@ def test_a_checkpoint_has_the_same_bytes_through_resizes(digits: Location, tmp_p
 @pytest.mark.parametrize("count", [2, 4, 5, 8])
 def test_any_number_of_replicas_agrees(count: int, data: dict[int, str], alone: Trained) -> None:
     assert_equal(run_replicas(count, train, data, CASES, "float32", STEPS), alone)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "rows", "taken"),
+    [
+        (torch.float32, 64, True),
+        (torch.bfloat16, 512, True),
+        (torch.bfloat16, 64, False),  # All trials together have too few values to tell.
+    ],
+)
+def test_products_are_taken_at_once_only_where_that_is_seen_to_make_no_difference(
+    dtype: torch.dtype, rows: int, taken: bool
+) -> None:
+    def product(rows: Tensor, weight: Tensor) -> Tensor:
+        return (rows.float() @ weight.float()).to(rows.dtype)
+
+    def in_another_order(rows: Tensor, weight: Tensor) -> Tensor:
+        half = rows.shape[1] // 2
+        first, second = (rows[:, part].float() @ weight[part].float() for part in (slice(half), slice(half, None)))
+        return (first + second).to(rows.dtype)
+
+    given = torch.empty(rows, 96, dtype=dtype), torch.empty(96, 64, dtype=dtype)
+    assert _same_bits(product, product, given) is taken
+    assert not _same_bits(in_another_order, product, given)
 
 
 @pytest.mark.long
