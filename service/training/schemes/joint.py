@@ -141,7 +141,7 @@ def _others(context: TrainingContext) -> tuple[str, ...]:
 
 def _blank(view: View) -> View:
     given = None if view.given is None else torch.zeros_like(view.given)
-    return view._replace(images=torch.zeros_like(view.images), given=given)
+    return view._replace(images=torch.zeros_like(view.images, memory_format=torch.contiguous_format), given=given)
 
 
 class _JointLoss(nn.Module):
