@@ -16,6 +16,7 @@ from service.losses.regularizers import Regularizer
 from service.replicas.collectives import OneReplica
 from service.replicas.global_batch import GlobalBatch
 from service.tasks import View
+from service.training.critics.passes import PENALISED
 from service.training.critics.penalties import penalties
 
 SAMPLES, OUTPUTS = 6, 3
@@ -218,14 +219,15 @@ class Critic(nn.Module):
         return torch.stack([((self.weight * slope) @ torch.ones(4).double()).square().sum() for slope in slopes])
 
 
-def regularized(described: Any) -> tuple[Tensor, Critic, Tensor, Tensor, GlobalBatch]:
-    """A regularizer's penalty, (N,), and what it was taken of."""
+def regularized(described: Any, number: int = 0) -> tuple[Tensor, Critic, Tensor, Tensor, GlobalBatch]:
+    """A regularizer's penalty, (N,), with the draws of that pass, and what it was taken of."""
     regularizer = resolve("service.losses.regularizers", described, Regularizer)
     batch = GlobalBatch(SAMPLES, 1, 0, OneReplica(), torch.device("cpu"), torch.float64)
     batch.start(3, 0, SAMPLES)
     critic, draw = Critic(), torch.Generator().manual_seed(2)
     fake, real = torch.randn(2, SAMPLES, 3, 2, 2, generator=draw, dtype=torch.float64)
-    found = regularizer.penalty(lambda view: critic(view.images), View(fake), View(real), batch)
+    with batch.passes(batch.own_rows, first=number):
+        found = regularizer.penalty(lambda view: critic(view.images), View(fake), View(real), batch)
     assert found is not None
     return found, critic, fake, real, batch
 
@@ -273,12 +275,11 @@ def test_penalties_are_of_logits_and_not_of_heads(name: str) -> None:
         def forward(self, images: Tensor) -> Tensor:
             return torch.cat([super().forward(images), 7 * images.flatten(1)[:, :5]], 1)
 
-    expected, _, fake, real, batch = regularized(name)
+    expected, _, fake, real, batch = regularized(name, PENALISED)
     regularizer = resolve("service.losses.regularizers", name, Regularizer)
     critics = nn.ModuleDict({"image": WithHeads()})
     views = {"image": View(fake)}, {"image": View(real)}
-    with batch.passes(batch.own_rows):  # The draws of `expected` are pass 0's.
-        found = penalties([regularizer], [True], critics, *views, 5, batch)
+    found = penalties([regularizer], [True], critics, *views, 5, batch)
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
 
 
