@@ -17,7 +17,8 @@ from rich.console import Console
 
 from pipelines.evaluate.evaluation import evaluate, protocol
 from pipelines.storage.location import Location
-from service.artifacts import registry, run_checkpoints
+from service.artifacts import run_checkpoints
+from service.artifacts.generator_folder import write_generator
 from service.configuration.reading import from_tree
 from service.generator import Generator
 from service.runs.on_replica.outputs import Job
@@ -54,7 +55,7 @@ def _measure(job: Job, step: int) -> dict[str, float]:
     try:
         with TemporaryDirectory() as model:
             state = run_checkpoints.read(folder, step)
-            registry.write_generator(run, state, Path(model), {"step": str(step)})
+            write_generator(run, state, Path(model), {"step": str(step)})
             measured = evaluate(protocol(run, Console(quiet=True)), Generator.read(Path(model)))
         figures = {f"evaluation/{name}": value for name, value in measured.figures.items()}
         tracking.log_metrics(job.tracking_uri, job.tracking_run, state.step, figures)

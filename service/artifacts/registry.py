@@ -19,11 +19,11 @@ import numpy as np
 import tenacity
 
 from pipelines.components import ConfigError
-from service.artifacts.checkpoints import State, network_weights
+from service.artifacts.checkpoints import State
+from service.artifacts.generator_folder import write_generator
 from service.artifacts.model_card import card
 from service.configuration.config import Run
-from service.configuration.tree import dump
-from service.generator import AVERAGE, GENERATOR, Generator, save
+from service.generator import Generator
 from service.tracking.tracker import (
     TrackingError,
     check_reachable,
@@ -109,14 +109,6 @@ def register(run: Run, state: State, uri: str, run_id: str, picture: Path | None
             client(uri).update_model_version(run.model_name, number, description=text)
         tag(run.model_name, number, uri, tags)
     return f"models:/{run.model_name}/{number}"
-
-
-def write_generator(run: Run, state: State, folder: Path, about: Mapping[str, str]) -> None:
-    """Write the generator of a run's state as `Generator.read` reads it, with whatever else there is to say of it."""
-    weights = {name: tensors for name in (GENERATOR, AVERAGE) if (tensors := network_weights(state, name))}
-    described = dump(run)
-    parts = {"network": described["network"], "task": described["task"], "transform": described["data"]["transform"]}
-    save(folder, {**parts, "image": list(run.image), **about}, weights)
 
 
 def _registered(name: str, uri: str, run_id: str, step: int) -> str | None:

@@ -160,9 +160,15 @@ def _check_rows_at_once(run: Run, generator: nn.Module, critics: nn.Module) -> N
         _refuse_layers("exact replicas", {"generator": generator, "critic": critics})
     elif penalties:
         _refuse_layers(f"the {penalties[0]} regularizer", {"critic": critics})
+    if not run.exact:
+        return
+    with _WithoutFirstWeights(), torch.device("cpu"):
+        generator.to_empty(device="cpu")
+        for regularizer in run.regularizers:
+            regularizer.prepare_generator(generator)
     for name, network in (("generator", generator), ("critic", critics)):
         made = layers_that_make_weights(network)
-        if run.exact and made:
+        if made:
             raise ConfigError(
                 f"batch.rows_at_once: exact replicas cannot sum the gradients of weights that the {name}'s "
                 f"{', '.join(made)} compute at every call; set it to null, or exact=false"

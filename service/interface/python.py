@@ -11,8 +11,9 @@ from rich.console import Console
 from pipelines.components import ConfigError
 from pipelines.evaluate import during_training
 from pipelines.storage.location import Location
-from service.artifacts import model_cache, registry, run_checkpoints
+from service.artifacts import model_cache, run_checkpoints
 from service.artifacts.checkpoints import State
+from service.artifacts.generator_folder import write_generator
 from service.configuration.config import Run, storage_root
 from service.configuration.reading import from_tree
 from service.configuration.recipe import load as load
@@ -69,5 +70,5 @@ def open_generator(of: str | State, tracking_uri: str | None = None) -> Generato
         uri = tracking_uri or f"sqlite:///{Path('runs/mlflow.db').resolve()}"
         return Generator.read(model_cache.pull(of, uri, model_cache.CACHE.expanduser()))
     with TemporaryDirectory() as folder:
-        registry.write_generator(from_tree(of.run), of, Path(folder), {"step": str(of.step)})
+        write_generator(from_tree(of.run), of, Path(folder), {"step": str(of.step)})
         return Generator.read(Path(folder))

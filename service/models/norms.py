@@ -40,6 +40,35 @@ class PixelNorm(nn.Module):
         return x * torch.rsqrt(x.square().mean(1, keepdim=True) + 1e-8)
 
 
+class ClassBatchNorm(nn.Module):
+    """Batch norm whose scale and shift depend on an image's class (Dumoulin et al. 2016, arXiv:1610.07629).
+
+    ``norm(x) (1 + scale[class]) + shift[class]``. What all classes share, batch norm has learnt itself: without classes
+    it is alone.
+    """
+
+    def __init__(self, channels: int, classes: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(channels)
+        self.scale, self.shift = (nn.Linear(classes, channels, bias=False) if classes else None for _ in range(2))
+        self.begin_alike()
+
+    def begin_alike(self) -> None:
+        """Let classes differ by next to nothing; zeros would have no spectral norm to be divided by."""
+        for layer in (self.scale, self.shift):
+            if layer is not None:
+                nn.init.normal_(layer.weight, 0.0, 0.02)
+
+    def forward(self, x: Tensor, classes: Tensor) -> Tensor:
+        """(N, C, H, W), and one-hot classes (N, K) -> (N, C, H, W)."""
+        normed: Tensor = self.norm(x)
+        if self.scale is None or self.shift is None:
+            return normed
+        scale, shift = (layer(classes)[:, :, None, None] for layer in (self.scale, self.shift))
+        changed: Tensor = normed * (1 + scale) + shift
+        return changed
+
+
 class Groups(Protocol):
     """What a statistic over the batch is taken over."""
 

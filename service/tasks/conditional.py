@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from service.models.networks import ImageShape, Network
+from service.models.networks import ClassNetwork, ImageShape, Network
 from service.replicas.global_batch import GlobalBatch
 from service.tasks import Made, Samples, Task, View, latent_network, one_hot
 from service.tasks.unconditional import in_turn
@@ -19,7 +19,7 @@ class Conditional(Task):
     """Latents and a class, drawn evenly; labels of real images are the data set's.
 
     The generator is given the class beside its latents, the critic as one more channel of the image: a learnt
-    plane for each class.
+    plane for each class. A `ClassNetwork` takes it in its own way.
     """
 
     chosen: ClassVar[str] = "classes"
@@ -34,9 +34,13 @@ class Conditional(Task):
 
     def generator(self, network: Network, image: ImageShape) -> nn.Module:
         latents = latent_network(network)
+        if isinstance(latents, ClassNetwork):
+            return latents.class_generator(image, latents.latent_dim, self.classes)
         return latents.generator(image, latents.latent_dim + self.classes)
 
     def critic(self, network: Network, image: ImageShape) -> nn.Module:
+        if isinstance(network, ClassNetwork):
+            return network.class_critic(image, self.classes)
         told = network.critic(image._replace(channels=image.channels + 1))
         return _ToldCritic(told, self.classes, image)
 

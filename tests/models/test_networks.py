@@ -14,6 +14,7 @@ from service.models.networks.dcgan_transposed import TransposedDCGAN
 from service.models.networks.mlp import MLP
 from service.models.networks.mlp_keras import KerasMLP
 from service.models.networks.r3gan import R3GAN, Block, Resampled
+from service.models.networks.sagan import SAGAN
 from service.models.networks.stargan import StarGAN
 from service.models.networks.unet import UNet
 
@@ -258,3 +259,34 @@ def test_r3gan_refuses_what_it_cannot_make() -> None:
         load("r3gan-mnist", ["data.transform.size=28"])
     with pytest.raises(ConfigError, match=r"group_channels=7 must divide twice each of network\.widths"):
         load("r3gan-mnist", ["network.group_channels=7"])
+
+
+def test_sagan_takes_classes_as_it_was_published() -> None:
+    """As scales and shifts of the generator's norms, and by their product with what the critic finds."""
+    torch.manual_seed(0)
+    network, image = SAGAN(generator_channels=4, critic_channels=4), ImageShape(3, 64, 64)
+    generator, critic = network.class_generator(image, 8, 5), network.class_critic(image, 5)
+    alike, first, second = torch.randn(1, 8), torch.eye(5)[:1], torch.eye(5)[1:2]
+    generator.eval()
+    ours, theirs = (generator(torch.cat([alike, one], 1)) for one in (first, second))
+    assert not torch.equal(ours, theirs)
+    for name, parameter in generator.named_parameters():
+        if name.endswith(("scale.weight", "shift.weight")):
+            torch.nn.init.zeros_(parameter)
+    assert torch.equal(*(generator(torch.cat([alike, one], 1)) for one in (first, second)))
+    images, labels = torch.randn(3, *image), [4, 0, 2]
+    features = critic.get_submodule("features")(images).sum((2, 3))
+    assert features.shape == (3, 64)  # 16 times the width of the largest.
+    projected = (features * critic.get_parameter("classes.weight").T[labels]).sum(1, keepdim=True)
+    torch.testing.assert_close(
+        critic(images, torch.eye(5)[labels]), critic.get_submodule("logits")(features) + projected
+    )
+    stages = [type(stage).__name__ for stage in generator.get_submodule("stages").children()]
+    assert stages.index("SelfAttention") == 2  # After those of 8x8 and 16x16.
+
+
+def test_sagan_refuses_what_it_cannot_make() -> None:
+    with pytest.raises(ConfigError, match=r"makes images of 16x16, 32x32, 64x64 and so on, and not of 28x28"):
+        load("sagan-mnist", ["data.transform.size=28"])
+    with pytest.raises(ConfigError, match=r"features of 8, 16 pixels a side in both networks, and none of 32: set"):
+        load("sagan-mnist", ["network.attention=32"])

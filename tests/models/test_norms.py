@@ -10,7 +10,7 @@ from service.models.networks import ImageShape
 from service.models.networks.resnet import ResNet
 from service.models.networks.unet import UNet
 from service.models.noisy import NoisyHeads
-from service.models.norms import Norm, PixelNorm, SwitchableNorm, norm_of
+from service.models.norms import ClassBatchNorm, Norm, PixelNorm, SwitchableNorm, norm_of
 from service.replicas.collectives import OneReplica
 from service.replicas.global_batch import GlobalBatch
 from service.replicas.global_layers import follow_global_batch
@@ -54,6 +54,23 @@ def test_switchable_norm_is_its_authors_value_and_gradient() -> None:
     ours, theirs = (torch.autograd.grad(y, inputs, upstream) for y in (norm(x), switched(x, norm)))
     for mine, other in zip(ours, theirs, strict=True):
         torch.testing.assert_close(mine, other, rtol=1e-9, atol=1e-11)
+
+
+def test_a_classs_batch_norm_scales_and_shifts_what_batch_norm_gives() -> None:
+    torch.manual_seed(0)
+    norm, x = ClassBatchNorm(3, 4).double(), torch.randn(6, 3, 5, 5, dtype=torch.float64)
+    assert norm.scale is not None and norm.shift is not None
+    for parameter in norm.parameters():
+        parameter.data.normal_()
+    labels = torch.tensor([0, 3, 1, 3, 0, 1])
+    centred = (x - x.mean((0, 2, 3), keepdim=True)) / (x.var((0, 2, 3), correction=0, keepdim=True) + 1e-5).sqrt()
+    shared = centred * norm.norm.weight[:, None, None] + norm.norm.bias[:, None, None]
+    scale, shift = (layer.weight.T[labels][:, :, None, None] for layer in (norm.scale, norm.shift))
+    classes = F.one_hot(labels, 4).double()
+    torch.testing.assert_close(norm(x, classes), shared * (1 + scale) + shift, rtol=1e-10, atol=1e-10)
+    followed = follow_global_batch(norm, new_batch(6), "norm")
+    torch.testing.assert_close(followed(x, classes), shared * (1 + scale) + shift, rtol=1e-10, atol=1e-10)
+    assert list(ClassBatchNorm(3, 0).state_dict()) == [f"norm.{name}" for name in nn.BatchNorm2d(3).state_dict()]
 
 
 def test_switchable_norm_follows_groups_and_its_averages() -> None:

@@ -98,5 +98,10 @@ def test_what_cannot_be_split_is_refused_by_name() -> None:
         load("cyclegan", exact)
     with pytest.raises(ConfigError, match=r"weights that the critic's b\.body\.0, .* compute at every call"):
         load("cyclegan", [*exact, "network.upsampling=transposed", "regularizers=[spectral_norm]"])
+    normed = ["network={name: mlp, batch_norm: false}", "regularizers=[{name: spectral_norm, generator: true}]"]
+    with pytest.raises(
+        ConfigError, match=r"weights that the generator's 0, 2, .* compute at every call; set it to null"
+    ):
+        load("digits", [*few, "exact=true", *normed])
     load("digits", ["batch.rows_at_once=64", "exact=true"])  # Nothing is split.
     assert load("digits", few).recipe_hash == load("digits", []).recipe_hash

@@ -44,6 +44,7 @@ SCHEMES = {
 }  # fmt: skip
 #: Two steps at 4x4, four to fade 8x8 in, and so on.
 GROWING = "network={name: pggan, latent_dim: 8, channels: 32, most_channels: 8, stable_images: 40, fade_images: 80}"
+SAGAN = "network={name: sagan, latent_dim: 8, generator_channels: 2, critic_channels: 2}"
 #: Objectives and regularizers, which have their own statistics of the batch, on fewer steps and replicas.
 OTHERS = {
     "wgan, three critic steps, gradient penalty": [
@@ -100,6 +101,11 @@ OTHERS = {
         "scheme={name: joint, passes: two, fakes: current, generator_trains_critic: false, "
         "balance: {name: loss, form: normalised}}", "regularizers=[gradient_penalty]",
     ],
+    "attention, classes by batch norm and projection, spectral norm on both networks": [
+        "batch.size=18", SAGAN, "task=conditional", "regularizers=[{name: spectral_norm, generator: true}]",
+        "scheme={name: alternating, order: critic_first}", "ema={decay: 0.9}",
+    ],
+    "attention, joint, R1": ["batch.size=20", SAGAN, "regularizers=[{name: r1, every: 2}]"],
     "three noisy generators": [
         "batch.size=20", "network={name: noisy_mlp, generator_widths: [8], critic_widths: [8], latent_dim: 8}",
     ],

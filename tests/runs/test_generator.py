@@ -6,12 +6,18 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
+from pipelines.loading.loader import open_loader
+from pipelines.storage.location import Location
 from service import generate
+from service.artifacts.generator_folder import write_generator
 from service.configuration.config import Run
 from service.configuration.recipe import load
 from service.configuration.tree import dump
 from service.generator import Generator, GeneratorError, save
+from service.replicas.accelerators.torch_distributed import TorchDistributed
+from service.runs.on_replica.replica import Replica
 
 SIZES = ["data.transform.size=32"]
 CLASSES = ["task=conditional", "network.generator_channels=4"]
@@ -53,6 +59,20 @@ def test_the_same_seed_gives_the_same_images(tmp_path: Path, words: list[str]) -
 def test_the_average_is_used_where_there_is_one(tmp_path: Path) -> None:
     plain, averaged = generator_of(tmp_path / "a", PLAIN), generator_of(tmp_path / "b", PLAIN, average=True)
     assert not torch.equal(plain.make(4, 0), averaged.make(4, 0))
+
+
+def test_weights_that_are_made_at_every_call_are_written_as_they_come_out(digits: Location, tmp_path: Path) -> None:
+    run = load("digits", [*PLAIN, "batch.size=8", "ema={}", "regularizers=[{name: spectral_norm, generator: true}]"])
+    loader = open_loader(digits, run.data.transform, run.batch.size, run.seed)
+    replica = Replica(run, TorchDistributed(torch.device("cpu")), loader)
+    for step in range(2):
+        replica.step(step)
+    write_generator(run, replica.state(2), tmp_path, {})
+    generator = Generator.read(tmp_path)
+    assert torch.equal(generator.make(8, 3), replica.generate(8, 3))
+    plain = run.task.generator(run.network, run.image).state_dict()
+    assert all(load_file(tmp_path / f"{name}.safetensors").keys() == plain.keys() for name in ("generator", "average"))
+    replica.close()
 
 
 @pytest.mark.parametrize("words", [CLASSES, INFO])

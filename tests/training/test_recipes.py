@@ -99,6 +99,7 @@ def test_a_tpu_form_is_the_papers_and_a_gpu_form_too(name: str) -> None:
         "wgan-gp-mnist",
         "dragan-mnist",
         "sngan-mnist",
+        "sagan-mnist",
         "ragan-mnist",
         "lsgan-mnist",
         "softmax-gan-mnist",

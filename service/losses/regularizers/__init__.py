@@ -26,6 +26,9 @@ class Regularizer(Component):
     def prepare(self, critics: nn.ModuleDict) -> None:
         """Change new critics, which are by game."""
 
+    def prepare_generator(self, generator: nn.Module) -> None:
+        """Change a new generator; what is registered is a plain one, with the weights that it computes with."""
+
     def penalty(self, critic: Critic, fake: View, real: View, batch: GlobalBatch) -> Tensor | None:
         """A weighted loss of the critic's, (N,), beside the adversarial ones; differentiable."""
         return None

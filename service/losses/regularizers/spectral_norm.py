@@ -20,9 +20,17 @@ class SpectralNorm(Regularizer):
     """
 
     iterations: int = Field(1, ge=1)
+    generator: bool = Field(False, description="of the generator's layers too, as in SAGAN")
 
     def prepare(self, critics: nn.ModuleDict) -> None:
-        for module in list(critics.modules()):
+        self._norm_layers(critics)
+
+    def prepare_generator(self, generator: nn.Module) -> None:
+        if self.generator:
+            self._norm_layers(generator)
+
+    def _norm_layers(self, network: nn.Module) -> None:
+        for module in list(network.modules()):
             if isinstance(module, EqualisedConv | EqualisedLinear):
                 module.scale = 1.0  # Two norms of one weight would leave next to nothing of it.
             if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):

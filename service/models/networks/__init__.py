@@ -52,6 +52,21 @@ class LatentNetwork(Network):
         """A module from vectors (N, inputs) to images (N, C, H, W) in [-1, 1]."""
 
 
+class ClassNetwork(LatentNetwork):
+    """A family whose networks take an image's class themselves.
+
+    To those of other families, tasks show it as further inputs, and as one more channel of the image.
+    """
+
+    @abstractmethod
+    def class_generator(self, image: ImageShape, inputs: int, classes: int) -> nn.Module:
+        """A module from vectors (N, inputs + classes), of which the last say the class, one-hot, to images."""
+
+    @abstractmethod
+    def class_critic(self, image: ImageShape, classes: int) -> nn.Module:
+        """A module from images, and one-hot classes (N, classes), to logits (N, F)."""
+
+
 class TranslationNetwork(Network):
     """A family whose generator makes images of images."""
 

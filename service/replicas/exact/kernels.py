@@ -59,6 +59,11 @@ class ByCell:
         rows: Tensor = _CellsToRows.apply(given, self._batch.layout)  # type: ignore[no-untyped-call]
         return rows
 
+    def matrices(self, left: Tensor, right: Tensor) -> Tensor:
+        """(N, I, K) and (N, K, J) -> (N, I, J): of each row, the product of its two matrices."""
+        made: Tensor = _Matrices.apply(left, right, self.of(left))  # type: ignore[no-untyped-call]
+        return made
+
 
 class _CellsToRows(torch.autograd.Function):
     """(cells, K), the same of each, -> (N, K) rows."""
@@ -84,6 +89,27 @@ class _RowsToCells(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         return gradient.index_select(0, ctx.layout.cell_of_row(gradient.device)), None
+
+
+class _Matrices(torch.autograd.Function):
+    """Products of each row's matrices. Its gradients are such products too, and so have gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, left: Tensor, right: Tensor, sums: RowsByCell) -> Tensor:
+        ctx.save_for_backward(left, right)
+        ctx.sums = sums
+        return sums.matrices(left, right)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        left, right = ctx.saved_tensors
+        of_left, of_right, _ = ctx.needs_input_grad
+        apply: Callable[..., Tensor] = _Matrices.apply
+        return (
+            apply(gradient, right.transpose(1, 2), ctx.sums) if of_left else None,
+            apply(left.transpose(1, 2), gradient, ctx.sums) if of_right else None,
+            None,
+        )
 
 
 @dataclass(frozen=True)
@@ -115,12 +141,24 @@ class RowsByCell:
 
     def each_row(self, product: Product, rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         def by_cell(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-            runs = [rows[piece.start : piece.stop] for piece in self.layout.pieces if piece.stop > piece.start]
-            if not runs:
-                return product(rows, weight, bias)
-            return torch.cat(self.threads.map(lambda run: product(_aligned(run), weight, bias), runs, rows.device))
+            return self._in_runs(lambda run: product(run, weight, bias), rows)
 
         return self._best(product, by_cell, product, rows, weight, bias)
+
+    def matrices(self, left: Tensor, right: Tensor) -> Tensor:
+        """(N, I, K) and (N, K, J) -> (N, I, J): of each row, the product of its two matrices."""
+        return self._best(torch.bmm, lambda *rows: self._in_runs(torch.bmm, *rows), torch.bmm, left, right)
+
+    def _in_runs(self, function: _Way, *rows: Tensor) -> Tensor:
+        """What a function makes of tensors of rows, cell by cell."""
+        lots = [
+            [_aligned(of[piece.start : piece.stop]) for of in rows]
+            for piece in self.layout.pieces
+            if piece.stop > piece.start
+        ]
+        if not lots:
+            return function(*rows)
+        return torch.cat(self.threads.map(lambda lot: function(*lot), lots, rows[0].device))
 
     def to_weight(self, product: Product, gradient: Tensor, rows: Tensor, weight: Tensor) -> Tensor:
         layout = self.layout

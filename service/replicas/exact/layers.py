@@ -1,9 +1,9 @@
 """What takes the place of torch's functions in exact replicas, while networks are at work.
 
-Products of rows and weights are taken by cell. Norms with weights of their own, one for each channel, have them
-spread to rows, so that their gradients are sums over cells too. And where a vectorised kernel rounds differently in
-its last few values than in all others, which are the last depends on the number of rows: these functions are put
-together from others that do not.
+Products of rows and weights are taken by cell, and so are those of a row's own matrices. Norms with weights of their
+own, one for each channel, have them spread to rows, so that their gradients are sums over cells too. And where a
+vectorised kernel rounds differently in its last few values than in all others, which are the last depends on the number
+of rows: these functions are put together from others that do not.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList
 
+from service.models.attention import SelfAttention
 from service.models.minibatch import MinibatchLayer
 from service.models.noisy import NoisyHeads
 from service.models.norms import SwitchableNorm
@@ -34,6 +35,7 @@ _KNOWN = (
     MinibatchLayer,
     NoisyHeads,
     ParametrizationList,
+    SelfAttention,
     SwitchableNorm,
 )
 
@@ -90,6 +92,10 @@ def _elu(sums: ByCell, input: Tensor, alpha: float = 1.0, inplace: bool = False)
     return torch.where(input > 0, input, alpha * torch.expm1(input.clamp(max=0)))
 
 
+def _bmm(sums: ByCell, input: Tensor, mat2: Tensor) -> Tensor:  # noqa: A002
+    return sums.matrices(input, mat2)
+
+
 class ExactLayers(Products):
     """The mode in which exact replicas take their steps."""
 
@@ -98,6 +104,7 @@ class ExactLayers(Products):
         F.group_norm: _group_norm,
         F.instance_norm: _instance_norm,
         F.elu: _elu,
+        torch.bmm: _bmm,
         torch.sigmoid: _sigmoid,
         Tensor.sigmoid: _sigmoid,
     }

@@ -31,6 +31,8 @@ def new_networks(run: Run, batch: GlobalBatch) -> tuple[nn.Module, nn.ModuleDict
         critics = run.critics.critics(run.task, run.network, run.image)
         for regularizer in run.regularizers:
             regularizer.prepare(critics)
+        for regularizer in run.regularizers:
+            regularizer.prepare_generator(generator)
     for network in (generator, critics):
         if any(isinstance(parameter, UninitializedParameter) for parameter in network.parameters()):
             raise TypeError("lazy layers take their weights at their first call, when no seed is set; give them sizes")

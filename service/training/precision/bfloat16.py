@@ -11,11 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import _SpectralNorm
 
+from service.models.attention import Attend
 from service.models.noisy import NoisyHeads
 from service.models.norms import PixelNorm, SwitchableNorm
 from service.replicas.global_layers import GlobalBatchNorm, GlobalMinibatch
 
 _REDUCE = (
+    Attend,
     GlobalBatchNorm,
     GlobalMinibatch,
     NoisyHeads,  # Its weights' gradients are sums, and its product is no linear layer's.
