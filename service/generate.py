@@ -32,6 +32,7 @@ examples:
   selfgan generate --model models:/MODEL@champion --seed 7 --out grid.png
   selfgan generate --model models:/MODEL/1 --n 10 --interpolate --out way.png
   selfgan generate --model models:/MODEL/1 --label 3 --out threes.png
+  selfgan generate --model models:/MODEL/1 --truncation 0.7 --out usual.png
   selfgan generate --model models:/MODEL/1 --images photos/ --out translated/
 """
 
@@ -48,6 +49,9 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     parser.add_argument("--n", type=int, default=64, help="how many images [%(default)s]")
     parser.add_argument("--seed", type=int, default=0, help="of the images [%(default)s]")
     parser.add_argument("--label", type=int, help="class of all images [default: every class in turn]")
+    parser.add_argument(
+        "--truncation", type=float, help="draw latents beyond it again: more usual images, more alike [default: none]"
+    )
     parser.add_argument(
         "--interpolate", action="store_true", help="n images on the way from one of the seed's to its next"
     )
@@ -73,8 +77,8 @@ def made(generator: Generator, arguments: argparse.Namespace) -> Tensor:
     if arguments.images is not None:
         return generator.translate(_pictures(generator, arguments.images))
     if arguments.interpolate:
-        return generator.between(arguments.n, arguments.seed, arguments.label)
-    return generator.make(arguments.n, arguments.seed, arguments.label)
+        return generator.between(arguments.n, arguments.seed, arguments.label, arguments.truncation)
+    return generator.make(arguments.n, arguments.seed, arguments.label, arguments.truncation)
 
 
 def _pictures(generator: Generator, path: Path) -> Tensor:
@@ -115,8 +119,10 @@ def _check(chosen: argparse.Namespace) -> None:
 
     if chosen.n < 1:
         raise ConfigError(f"--n: {chosen.n} images cannot be made; ask for one or more")
-    if chosen.images is not None and (chosen.interpolate or chosen.label is not None):
-        raise ConfigError("--images: pictures are translated; --interpolate and --label are for images of noise")
+    if chosen.images is not None and (chosen.interpolate or (chosen.label, chosen.truncation) != (None, None)):
+        raise ConfigError(
+            "--images: pictures are translated; --interpolate, --label and --truncation are for images of noise"
+        )
     if chosen.out.suffix and chosen.out.suffix.lower() != ".png" and not chosen.out.is_dir():
         raise ConfigError(f"--out: {chosen.out} is neither a .png nor a folder")
 

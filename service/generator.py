@@ -28,6 +28,8 @@ GENERATOR, AVERAGE = "generator", "average"
 _AT_ONCE = 64
 #: What is made in one go, in pixels: more is hardly meant, and would end in an allocator's error.
 _MOST_PIXELS = 1 << 32
+#: Latents are drawn until they are no larger: one value in 25 is smaller than this.
+_LEAST_TRUNCATION = 0.05
 
 
 class GeneratorError(ValueError):
@@ -81,21 +83,22 @@ class Generator:
     def dtype(self) -> torch.dtype:
         return next(self.module.parameters()).dtype
 
-    def make(self, n: int, seed: int, label: int | None = None) -> Tensor:
-        """`n` images, (n, C, H, W) uint8, that depend on seed and label alone.
+    def make(self, n: int, seed: int, label: int | None = None, truncation: float | None = None) -> Tensor:
+        """`n` images, (n, C, H, W) uint8, that depend on seed, label and truncation alone.
 
         Args:
             label: of all of them; None takes every one in turn, where there are any.
+            truncation: how far from 0 latents may lie; the lower, the more usual images are, and the more alike.
 
         Raises:
-            GeneratorError: it makes images of images, or none of classes.
+            GeneratorError: it makes images of images, or none of classes, or of no latents that can be truncated.
         """
-        return self.images(self._examples(n, seed, label))
+        return self.images(self._examples(n, seed, label, truncation))
 
-    def between(self, n: int, seed: int, label: int | None = None) -> Tensor:
+    def between(self, n: int, seed: int, label: int | None = None, truncation: float | None = None) -> Tensor:
         """`n` images on the way from one of the seed's to its next, both included; by angle (White 2016)."""
         self._check_count(n)
-        first = self._examples(2, seed, label if label is not None or not self.task.chosen else 0)
+        first = self._examples(2, seed, label if label is not None or not self.task.chosen else 0, truncation)
         ways = torch.linspace(0, 1, n)
         return self.images({name: _on_the_way(values, ways) for name, values in first.items()})
 
@@ -131,22 +134,34 @@ class Generator:
         if n > most:
             raise GeneratorError(f"n: {n:,} images are too many at once; ask for at most {most:,}, with several seeds")
 
-    def _examples(self, n: int, seed: int, label: int | None) -> dict[str, Tensor]:
+    def _drawn(self, n: int, seed: int, truncation: float | None) -> dict[str, Tensor]:
+        examples = self.task.examples(self.network, seed, n, torch.device("cpu"))
+        if truncation is None:
+            return examples
+        if not _LEAST_TRUNCATION <= truncation < math.inf:
+            raise GeneratorError(
+                f"truncation: {truncation} is no bound to draw latents within; give {_LEAST_TRUNCATION} or more, "
+                "such as 0.7"
+            )
+        try:
+            return self.task.truncated(self.network, seed, examples, truncation)
+        except ValueError as error:
+            raise GeneratorError(str(error)) from error
+
+    def _examples(self, n: int, seed: int, label: int | None, truncation: float | None) -> dict[str, Tensor]:
         if self.task.translates:
             raise GeneratorError("this model makes images of images: give it some")
         self._check_count(n)
-        examples = self.task.examples(self.network, seed, n, torch.device("cpu"))
         if label is None:
-            return examples
+            return self._drawn(n, seed, truncation)
         if not self.task.chosen:
             raise GeneratorError("label: this model was trained without classes")
-        kinds = examples[self.task.chosen].shape[1]
+        kinds = self._drawn(1, seed, None)[self.task.chosen].shape[1]
         if not 0 <= label < kinds:
             raise GeneratorError(f"label: {label} is none of this model's, 0 to {kinds - 1}")
         self._check_count(n, kinds)
         # As many latents as images, instead of one for each class in turn.
-        examples = {name: values[::kinds] for name, values in
-                    self.task.examples(self.network, seed, n * kinds, torch.device("cpu")).items()}  # fmt: skip
+        examples = {name: values[::kinds] for name, values in self._drawn(n * kinds, seed, truncation).items()}
         chosen = torch.zeros_like(examples[self.task.chosen])
         chosen[:, label] = 1
         return {**examples, self.task.chosen: chosen}

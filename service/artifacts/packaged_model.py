@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import torch
@@ -24,7 +26,7 @@ from service.generator import Generator  # noqa: E402
 
 
 class GeneratorModel(PythonModel):  # type: ignore[misc]
-    """Rows of n, and of a seed [0 in all] and a label if wanted -> images (sum of n, H, W, C), uint8.
+    """Rows of n, and if wanted of a seed [0 in all], a label and a truncation -> images (sum of n, H, W, C), uint8.
 
     The same seed gives the same images anywhere. A generator that makes images of images takes those, (N, H, W, C),
     uint8, instead.
@@ -44,17 +46,18 @@ class GeneratorModel(PythonModel):  # type: ignore[misc]
             most = max(1, _MOST_VALUES // math.prod(self._generator.image))
             if sum(max(int(row["n"]), 0) for row in rows) > most:
                 raise ValueError(f"n: ask for at most {most:,} images in one request")
-            made = [
-                self._generator.make(int(row["n"]), _number(row, "seed") or 0, _number(row, "label")) for row in rows
-            ]
-            images = torch.cat(made)
+            images = torch.cat([self._made(row) for row in rows])
         return images.permute(0, 2, 3, 1).contiguous().numpy()
 
+    def _made(self, row: Mapping[str, Any]) -> torch.Tensor:
+        seed, label, truncation = (_value(row, name) for name in ("seed", "label", "truncation"))
+        return self._generator.make(int(row["n"]), int(seed or 0), None if label is None else int(label), truncation)
 
-def _number(row: dict[str, object], name: str) -> int | None:
+
+def _value(row: Mapping[str, Any], name: str) -> float | None:
     """A row's number, None if it has none, for which pandas has NaN."""
     value = row.get(name)
-    return None if value is None or value != value else int(value)  # type: ignore[call-overload]
+    return None if value is None or value != value else value
 
 
 mlflow.models.set_model(GeneratorModel())

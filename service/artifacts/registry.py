@@ -134,6 +134,7 @@ def _signature(run: Run):  # type: ignore[no-untyped-def]
     columns = [ColSpec(DataType.long, "n"), ColSpec(DataType.long, "seed", required=False)]
     if run.task.chosen:
         columns.append(ColSpec(DataType.double, "label", required=False))  # Which may be missing in a row.
+    columns.append(ColSpec(DataType.double, "truncation", required=False))
     return ModelSignature(inputs=images if run.task.translates else Schema(columns), outputs=images)
 
 

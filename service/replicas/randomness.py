@@ -83,6 +83,18 @@ def normal(key: int, step: Tensor | int, rows: Tensor, per_row: int) -> Tensor:
     return torch.cat(to_normal(*bits(key, step, rows, 2 * half).split(half, 1)), 1)[:, :per_row]
 
 
+def truncated_normal(key: int, rows: Tensor, per_row: int, threshold: float) -> Tensor:
+    """(N, per_row), the first step's `normal`, where each value beyond the threshold is the next step's that is not."""
+    values = normal(key, 0, rows, per_row)
+    beyond, draw = values.abs() > threshold, 0
+    while len(left := beyond.any(1).nonzero()[:, 0]):
+        draw += 1
+        again = normal(key, draw, rows[left], per_row)
+        values[left] = torch.where(beyond[left], again, values[left])
+        beyond[left] = values[left].abs() > threshold
+    return values
+
+
 def pairs(per_row: int) -> int:
     """How many pairs of random bits so many normal values take."""
     return (per_row + 1) // 2

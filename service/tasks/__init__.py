@@ -156,6 +156,16 @@ class Task(Component):
             real: `count` samples, which a task that makes images of images takes instead.
         """
 
+    def truncated(
+        self, network: Network, seed: int, examples: Mapping[str, Tensor], threshold: float
+    ) -> dict[str, Tensor]:
+        """The same examples of a seed, with latents that are drawn again where they lie beyond a threshold.
+
+        Raises:
+            ValueError: it has no latents of N(0, 1), and so nothing that lies far out.
+        """
+        raise ValueError("truncation: this model was trained without latents of N(0, 1)")
+
     def translation(self, source: Tensor) -> dict[str, Tensor]:
         """Of images that a user has, the inputs to translate them; for tasks that make images of images."""
         return {"source": source}

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from service.models.networks import ClassNetwork, ImageShape, Network
 from service.replicas.global_batch import GlobalBatch
 from service.tasks import Made, Samples, Task, View, latent_network, one_hot
-from service.tasks.unconditional import in_turn
+from service.tasks.unconditional import in_turn, with_truncated
 
 
 class Conditional(Task):
@@ -64,6 +64,11 @@ class Conditional(Task):
         """Every class in turn, with the same latents for one of each."""
         latents, classes = in_turn(network, seed, count, self.classes, device)
         return {"latents": latents, "classes": classes}
+
+    def truncated(
+        self, network: Network, seed: int, examples: Mapping[str, Tensor], threshold: float
+    ) -> dict[str, Tensor]:
+        return with_truncated(network, seed, examples, threshold, self.classes)
 
     def images(self, generator: nn.Module, examples: Mapping[str, Tensor]) -> Tensor:
         made: Tensor = generator(torch.cat([examples["latents"], examples["classes"]], 1))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from service.models.networks import ImageShape, Network
 from service.replicas.global_batch import GlobalBatch
 from service.tasks import Made, Samples, Task, View, latent_network, one_hot
-from service.tasks.unconditional import in_turn
+from service.tasks.unconditional import in_turn, with_truncated
 
 
 class Info(Task):
@@ -90,6 +90,11 @@ class Info(Task):
         codes = torch.zeros(count, self.codes, device=device)
         codes[:, :1] = torch.linspace(-1, 1, max(-(-count // self.categories), 2), device=device)[rounds, None]
         return {"latents": latents, "category": category, "codes": codes}
+
+    def truncated(
+        self, network: Network, seed: int, examples: Mapping[str, Tensor], threshold: float
+    ) -> dict[str, Tensor]:
+        return with_truncated(network, seed, examples, threshold, self.categories)
 
     def images(self, generator: nn.Module, examples: Mapping[str, Tensor]) -> Tensor:
         made: Tensor = generator(torch.cat([examples["latents"], examples["category"], examples["codes"]], 1))

@@ -85,6 +85,38 @@ def test_a_label_is_that_of_every_image(tmp_path: Path, words: list[str]) -> Non
         generator.make(1, 0, label=10)
 
 
+@pytest.mark.parametrize(("words", "kinds"), [(PLAIN, 1), (CLASSES, 10), (INFO, 10)])
+def test_latents_beyond_the_truncation_are_drawn_again(tmp_path: Path, words: list[str], kinds: int) -> None:
+    generator = generator_of(tmp_path, words)
+    free, bound, fewer = (
+        generator._drawn(n, 3, truncation)["latents"] for n, truncation in ((40, None), (40, 0.7), (25, 0.7))
+    )
+    assert float(bound.abs().max()) <= 0.7 and abs(float(bound.std()) - 0.387) < 0.02  # Of N(0, 1) within 0.7.
+    inside = free.abs() <= 0.7
+    assert torch.equal(bound[inside], free[inside]) and not torch.equal(bound, free.clamp(-0.7, 0.7))
+    assert torch.equal(bound[:25], fewer), "an image does not depend on how many are made"
+    assert len(bound.unique(dim=0)) == 40 // kinds
+    images = generator.make(12, 3, truncation=0.7)
+    assert torch.equal(images[:5], generator.make(5, 3, truncation=0.7))
+    assert not torch.equal(images, generator.make(12, 3))
+    assert torch.equal(generator.make(3, 3, truncation=100), generator.make(3, 3))
+    ends = generator.between(3, 3, truncation=0.7)[[0, -1]].int()
+    alike = generator.make(2, 3, None if words is PLAIN else 0, 0.7).int()
+    assert (ends - alike).abs().max() <= 1
+
+
+@pytest.mark.parametrize("truncation", [0.0, -1.0, 0.04, float("nan"), float("inf")])
+def test_a_truncation_that_leaves_nothing_to_draw_is_refused(tmp_path: Path, truncation: float) -> None:
+    with pytest.raises(GeneratorError, match=r"truncation: \S+ is no bound to draw latents within; give 0\.05 or more"):
+        generator_of(tmp_path, PLAIN).make(1, 0, truncation=truncation)
+
+
+def test_latents_that_are_not_normal_are_not_truncated(tmp_path: Path) -> None:
+    uniform = generator_of(tmp_path, [*PLAIN, "task={name: unconditional, latents: uniform}"])
+    with pytest.raises(GeneratorError, match=r"truncation: this model was trained without latents of N\(0, 1\)"):
+        uniform.make(1, 0, truncation=0.7)
+
+
 @pytest.mark.parametrize(("words", "label"), [(PLAIN, None), (CLASSES, None), (CLASSES, 5)])
 def test_the_way_between_two_images_has_both_ends(tmp_path: Path, words: list[str], label: int | None) -> None:
     generator = generator_of(tmp_path, words)
@@ -139,6 +171,8 @@ def test_grids_single_files_and_pictures_of_any_kind(tmp_path: Path, monkeypatch
         ),
         (["--n", "1000000000000", "--interpolate", "--out", "x.png"], "images are too many at once"),
         (["--label", "3", "--out", "x.png"], "trained without classes"),
+        (["--truncation", "0", "--out", "x.png"], "truncation: 0.0 is no bound"),
+        (["--truncation", "0.7", "--images", "photos", "--out", "x.png"], "--truncation are for images of noise"),
         (["--images", "nowhere.png", "--out", "x.png"], "--images: nowhere.png"),
     ],
 )

@@ -38,8 +38,10 @@ class Trained:
 
 def _state(run: Run, step: int) -> State:
     torch.manual_seed(step)
-    weights = run.task.generator(run.network, run.image).state_dict()
-    networks = {f"generator.{name}": value for name, value in weights.items()}
+    generator = run.task.generator(run.network, run.image)
+    for parameter in generator.parameters():  # Fresh ones are so small that all images are nearly grey.
+        torch.nn.init.normal_(parameter, std=0.4)
+    networks = {f"generator.{name}": value for name, value in generator.state_dict().items()}
     return State(step, networks, {}, {}, {}, {"recipe": run.recipe_hash, "data set": "hash"}, dump(run))
 
 
@@ -65,6 +67,10 @@ def test_a_class_may_be_chosen_for_some_rows_and_for_none(tmp_path: Path) -> Non
     assert in_turn.shape == (5, 16, 16, 1) and in_turn.dtype == np.uint8
     for labels in ([3, None], [3.0, np.nan]):
         assert model.predict(pd.DataFrame({**rows, "label": labels})).shape == (5, 16, 16, 1)
+    bound = model.predict(pd.DataFrame({**rows, "truncation": [None, 0.5]}))
+    assert np.array_equal(bound[:2], in_turn[:2]) and not np.array_equal(bound[2:], in_turn[2:])
+    with pytest.raises(Exception, match=r"truncation: 0\.0 is no bound"):
+        model.predict(pd.DataFrame({"n": [1], "truncation": [0.0]}))
     with pytest.raises(Exception, match="ask for one or more"):
         model.predict(pd.DataFrame({"n": [0], "seed": [7]}))
     with pytest.raises(Exception, match="ask for at most 65,536 images in one request"):
