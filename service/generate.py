@@ -32,6 +32,7 @@ examples:
   selfgan generate --model models:/MODEL@champion --seed 7 --out grid.png
   selfgan generate --model models:/MODEL/1 --n 10 --interpolate --out way.png
   selfgan generate --model models:/MODEL/1 --label 3 --out threes.png
+  selfgan generate --model models:/MODEL/1 --label cat --out cats.png
   selfgan generate --model models:/MODEL/1 --truncation 0.7 --out usual.png
   selfgan generate --model models:/MODEL/1 --images photos/ --out translated/
 """
@@ -48,7 +49,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, required=True, help="a .png for a grid, else a folder for single files")
     parser.add_argument("--n", type=int, default=64, help="how many images [%(default)s]")
     parser.add_argument("--seed", type=int, default=0, help="of the images [%(default)s]")
-    parser.add_argument("--label", type=int, help="class of all images [default: every class in turn]")
+    parser.add_argument("--label", help="class of all images, by name or number [default: every class in turn]")
     parser.add_argument(
         "--truncation", type=float, help="draw latents beyond it again: more usual images, more alike [default: none]"
     )

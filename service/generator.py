@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from pipelines.components import resolve
+from pipelines.components import nearest, resolve
 from service.models.networks import ImageShape, Network
 from service.models.pixels import to_image, to_model
 from service.tasks import Task
@@ -83,11 +83,17 @@ class Generator:
     def dtype(self) -> torch.dtype:
         return next(self.module.parameters()).dtype
 
-    def make(self, n: int, seed: int, label: int | None = None, truncation: float | None = None) -> Tensor:
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """What labels stand for, if the data set that it was trained on names its classes; else none."""
+        return tuple(self.described.get("classes", ()))
+
+    def make(self, n: int, seed: int, label: int | str | None = None, truncation: float | None = None) -> Tensor:
         """`n` images, (n, C, H, W) uint8, that depend on seed, label and truncation alone.
 
         Args:
-            label: of all of them; None takes every one in turn, where there are any.
+            label: of all of them, as a number, or by the name of its class; None takes every one in turn, where there
+                are any.
             truncation: how far from 0 latents may lie; the lower, the more usual images are, and the more alike.
 
         Raises:
@@ -95,7 +101,7 @@ class Generator:
         """
         return self.images(self._examples(n, seed, label, truncation))
 
-    def between(self, n: int, seed: int, label: int | None = None, truncation: float | None = None) -> Tensor:
+    def between(self, n: int, seed: int, label: int | str | None = None, truncation: float | None = None) -> Tensor:
         """`n` images on the way from one of the seed's to its next, both included; by angle (White 2016)."""
         self._check_count(n)
         first = self._examples(2, seed, label if label is not None or not self.task.chosen else 0, truncation)
@@ -148,7 +154,7 @@ class Generator:
         except ValueError as error:
             raise GeneratorError(str(error)) from error
 
-    def _examples(self, n: int, seed: int, label: int | None, truncation: float | None) -> dict[str, Tensor]:
+    def _examples(self, n: int, seed: int, label: int | str | None, truncation: float | None) -> dict[str, Tensor]:
         if self.task.translates:
             raise GeneratorError("this model makes images of images: give it some")
         self._check_count(n)
@@ -157,14 +163,27 @@ class Generator:
         if not self.task.chosen:
             raise GeneratorError("label: this model was trained without classes")
         kinds = self._drawn(1, seed, None)[self.task.chosen].shape[1]
-        if not 0 <= label < kinds:
-            raise GeneratorError(f"label: {label} is none of this model's, 0 to {kinds - 1}")
+        number = self._number_of(label, kinds) if isinstance(label, str) else label
+        if not 0 <= number < kinds:
+            raise GeneratorError(f"label: {number} is none of this model's, 0 to {kinds - 1}")
         self._check_count(n, kinds)
         # As many latents as images, instead of one for each class in turn.
         examples = {name: values[::kinds] for name, values in self._drawn(n * kinds, seed, truncation).items()}
         chosen = torch.zeros_like(examples[self.task.chosen])
-        chosen[:, label] = 1
+        chosen[:, number] = 1
         return {**examples, self.task.chosen: chosen}
+
+    def _number_of(self, label: str, kinds: int) -> int:
+        """The label that a word stands for. A class may be called by a number, which then is no other's label."""
+        if label in self.classes:
+            return self.classes.index(label)
+        try:
+            return int(label)
+        except ValueError as error:
+            wanted = (
+                nearest(label, self.classes) if self.classes else f"this model knows its by number, 0 to {kinds - 1}"
+            )
+            raise GeneratorError(f"label: no class is called {label!r}; {wanted}") from error
 
 
 def _parts(examples: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:

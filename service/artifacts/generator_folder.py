@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from torch import Tensor
@@ -14,12 +14,19 @@ from service.configuration.tree import dump
 from service.generator import AVERAGE, GENERATOR, save
 
 
-def write_generator(run: Run, state: State, folder: Path, about: Mapping[str, str]) -> None:
-    """Write the generator of a run's state to a folder, with whatever else there is to say of it."""
+def write_generator(
+    run: Run, state: State, folder: Path, about: Mapping[str, str], classes: Sequence[str] = ()
+) -> None:
+    """Write the generator of a run's state to a folder, with whatever else there is to say of it.
+
+    Args:
+        classes: what the data set's labels stand for, where it says so; left out where a task takes no labels.
+    """
     weights = {name: _plain(run, tensors) for name in (GENERATOR, AVERAGE) if (tensors := network_weights(state, name))}
     described = dump(run)
     parts = {"network": described["network"], "task": described["task"], "transform": described["data"]["transform"]}
-    save(folder, {**parts, "image": list(run.image), **about}, weights)
+    named = {"classes": list(classes[: run.task.labels])} if classes and run.task.labels else {}
+    save(folder, {**parts, "image": list(run.image), **named, **about}, weights)
 
 
 def _plain(run: Run, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:

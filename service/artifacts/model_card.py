@@ -50,6 +50,7 @@ def card(folder: Path, generator: Generator, run: Run, tags: Mapping[str, str], 
         "```",
         "",
         *(f"- {key}: `{value}`" for key, value in tags.items()),
+        *([f"- classes, from label 0 on: {', '.join(generator.classes)}"] if generator.classes else []),
         "- weights: safetensors"
         + (", averaged over training (`average`) and as trained (`generator`)" if run.ema else ""),
         "",

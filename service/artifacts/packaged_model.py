@@ -26,7 +26,7 @@ from service.generator import Generator  # noqa: E402
 
 
 class GeneratorModel(PythonModel):  # type: ignore[misc]
-    """Rows of n, and if wanted of a seed [0 in all], a label and a truncation -> images (sum of n, H, W, C), uint8.
+    """Rows of n -> images (sum of n, H, W, C), uint8; if wanted with a seed [0 in all], a label or class, a truncation.
 
     The same seed gives the same images anywhere. A generator that makes images of images takes those, (N, H, W, C),
     uint8, instead.
@@ -50,12 +50,15 @@ class GeneratorModel(PythonModel):  # type: ignore[misc]
         return images.permute(0, 2, 3, 1).contiguous().numpy()
 
     def _made(self, row: Mapping[str, Any]) -> torch.Tensor:
-        seed, label, truncation = (_value(row, name) for name in ("seed", "label", "truncation"))
-        return self._generator.make(int(row["n"]), int(seed or 0), None if label is None else int(label), truncation)
+        seed, number, name, truncation = (_value(row, key) for key in ("seed", "label", "class", "truncation"))
+        if number is not None and name is not None:
+            raise ValueError(f"class: a row has class {name!r} and label {number:g}; give one of them")
+        label = name if number is None else int(number)
+        return self._generator.make(int(row["n"]), int(seed or 0), label, truncation)
 
 
-def _value(row: Mapping[str, Any], name: str) -> float | None:
-    """A row's number, None if it has none, for which pandas has NaN."""
+def _value(row: Mapping[str, Any], name: str) -> Any:
+    """A row's value, None if it has none, for which pandas has NaN."""
     value = row.get(name)
     return None if value is None or value != value else value
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from importlib import import_module, resources
@@ -61,7 +61,9 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def register(run: Run, state: State, uri: str, run_id: str, picture: Path | None = None) -> str:
+def register(
+    run: Run, state: State, uri: str, run_id: str, picture: Path | None = None, classes: Sequence[str] = ()
+) -> str:
     """Log the generator of `state` as a model of the MLflow run, and register it. Returns its ``models:/`` URI.
 
     The model holds weights as safetensors, the networks' configuration, this package's source and a card; no pickle.
@@ -69,6 +71,7 @@ def register(run: Run, state: State, uri: str, run_id: str, picture: Path | None
 
     Args:
         picture: a sample grid for the card, where images are made of images.
+        classes: what the data set's labels stand for, where it says so.
 
     Raises:
         TrackingError: MLflow fails.
@@ -89,7 +92,7 @@ def register(run: Run, state: State, uri: str, run_id: str, picture: Path | None
         return f"models:/{run.model_name}/{number}"
     with TemporaryDirectory() as folder:
         model = Path(folder, "generator")
-        write_generator(run, state, model, tags)
+        write_generator(run, state, model, tags, classes)
         sources = Path(folder, "sources.zip")
         _pack_sources(run, sources)
         text = card(model, Generator.read(model), run, tags, picture)
@@ -134,6 +137,7 @@ def _signature(run: Run):  # type: ignore[no-untyped-def]
     columns = [ColSpec(DataType.long, "n"), ColSpec(DataType.long, "seed", required=False)]
     if run.task.chosen:
         columns.append(ColSpec(DataType.double, "label", required=False))  # Which may be missing in a row.
+        columns.append(ColSpec(DataType.string, "class", required=False))
     columns.append(ColSpec(DataType.double, "truncation", required=False))
     return ModelSignature(inputs=images if run.task.translates else Schema(columns), outputs=images)
 

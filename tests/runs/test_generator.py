@@ -1,5 +1,6 @@
 """A trained generator on its own: the same seed, the same images; classes, ways between, and translations."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -83,6 +84,45 @@ def test_a_label_is_that_of_every_image(tmp_path: Path, words: list[str]) -> Non
     assert len({tuple(image.flatten().tolist()) for image in threes}) == 6  # As many latents as images.
     with pytest.raises(GeneratorError, match="label: 10 is none of this model's, 0 to 9"):
         generator.make(1, 0, label=10)
+
+
+def named(folder: Path, words: list[str], classes: list[str]) -> Generator:
+    """The same generator, of a data set that names its classes."""
+    generator_of(folder, words)
+    file = folder / "description.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "classes": classes}))
+    return Generator.read(folder)
+
+
+def test_a_class_may_be_called_by_its_name(tmp_path: Path) -> None:
+    classes = ["cat", "dog", "10", "2"]
+    generator = named(tmp_path / "a", CLASSES, classes)
+    assert generator.classes == tuple(classes)
+    for label, number in (("dog", 1), ("2", 3), ("10", 2), ("7", 7)):  # Seven has no name, and is none.
+        assert torch.equal(generator.make(3, 0, label), generator.make(3, 0, number))
+    assert torch.equal(generator.between(3, 0, "dog"), generator.between(3, 0, 1))
+    with pytest.raises(GeneratorError, match=r"label: no class is called 'dgo'; did you mean 'dog'\?$"):
+        generator.make(1, 0, "dgo")
+    with pytest.raises(GeneratorError, match=r"no class is called 'whale'; known: 10, 2, cat, dog$"):
+        generator.make(1, 0, "whale")
+    with pytest.raises(GeneratorError, match="label: 11 is none of this model's, 0 to 9"):
+        generator.make(1, 0, "11")
+    before = generator_of(tmp_path / "b", CLASSES)
+    assert before.classes == () and torch.equal(before.make(3, 0, "7"), before.make(3, 0, 7))
+    with pytest.raises(GeneratorError, match="no class is called 'cat'; this model knows its by number, 0 to 9"):
+        before.make(1, 0, "cat")
+
+
+def test_the_command_knows_classes_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    named(tmp_path, CLASSES, ["cat", "dog"])
+    for label, grid in (("dog", "a.png"), ("1", "b.png"), ("0", "c.png")):
+        assert command(monkeypatch, tmp_path, "--n", "4", "--label", label, "--out", str(tmp_path / grid)) == 0
+    dogs, ones, cats = ((tmp_path / grid).read_bytes() for grid in ("a.png", "b.png", "c.png"))
+    assert dogs == ones != cats
+    assert command(monkeypatch, tmp_path, "--label", "dgo", "--out", str(tmp_path / "d.png")) == 2
+    assert capsys.readouterr().err == "error: label: no class is called 'dgo'; did you mean 'dog'?\n"
 
 
 @pytest.mark.parametrize(("words", "kinds"), [(PLAIN, 1), (CLASSES, 10), (INFO, 10)])

@@ -12,9 +12,11 @@ from mlflow import MlflowClient
 
 from service.artifacts import registry
 from service.artifacts.checkpoints import State
+from service.artifacts.model_cache import pull
 from service.configuration.config import Run
 from service.configuration.recipe import load
 from service.configuration.tree import dump
+from service.generator import Generator
 from service.tracking.tracker import start_run
 
 
@@ -28,8 +30,8 @@ class Trained:
             self.uri, "selfgan", "run", str(folder), {}, {}, (folder / "artifacts").as_uri(), resume=False
         )
 
-    def register(self, step: int = 5) -> str:
-        return registry.register(self.run, _state(self.run, step), self.uri, self.run_id)
+    def register(self, step: int = 5, classes: tuple[str, ...] = ()) -> str:
+        return registry.register(self.run, _state(self.run, step), self.uri, self.run_id, classes=classes)
 
     @property
     def versions(self) -> list[str]:
@@ -76,6 +78,23 @@ def test_a_class_may_be_chosen_for_some_rows_and_for_none(tmp_path: Path) -> Non
     with pytest.raises(Exception, match="ask for at most 65,536 images in one request"):
         model.predict(pd.DataFrame({"n": [60_000, 6_000]}))
     assert np.array_equal(model.predict(pd.DataFrame({"n": [2]})), model.predict(pd.DataFrame({"n": [2], "seed": [0]})))
+
+
+def test_names_of_classes_travel_with_the_model(tmp_path: Path) -> None:
+    trained = Trained(tmp_path, "network.generator_channels=4", "task={name: conditional, classes: 3}")
+    mlflow.set_tracking_uri(trained.uri)
+    model = mlflow.pyfunc.load_model(trained.register(classes=("cat", "dog", "owl", "of no label")))
+    generator = Generator.read(pull("models:/selfgan-digits/1", trained.uri, tmp_path / "cache"))
+    assert generator.classes == ("cat", "dog", "owl")
+    made = model.predict(pd.DataFrame({"n": [2, 2], "seed": [7, 7], "class": ["owl", None]}))
+    assert np.array_equal(made[:2], model.predict(pd.DataFrame({"n": [2], "seed": [7], "label": [2.0]})))
+    assert np.array_equal(made[2:], model.predict(pd.DataFrame({"n": [2], "seed": [7]})))
+    with pytest.raises(Exception, match=r"no class is called 'own'; did you mean 'owl'\?"):
+        model.predict(pd.DataFrame({"n": [1], "class": ["own"]}))
+    with pytest.raises(Exception, match="a row has class 'owl' and label 1; give one of them"):
+        model.predict(pd.DataFrame({"n": [1], "class": ["owl"], "label": [1.0]}))
+    description = MlflowClient(trained.uri).get_model_version("selfgan-digits", "1").description
+    assert "- classes, from label 0 on: cat, dog, owl\n" in description
 
 
 def test_loading_a_model_leaves_the_service_that_runs_in_its_place(tmp_path: Path) -> None:

@@ -92,7 +92,8 @@ def finish(prepared: Prepared, tracking_run: str, posted: Status) -> Trained:
     state = _last(prepared)
     samples = sorted((folder / "samples").glob("*.png"))
     try:
-        model = registry.register(run, state, uri, tracking_run, samples[-1] if samples else None)
+        picture = samples[-1] if samples else None
+        model = registry.register(run, state, uri, tracking_run, picture, prepared.manifest.classes)
         folder.mkdir(parents=True, exist_ok=True)
         if history := tracking.history(uri, tracking_run):
             curves(history, folder / "curves.png")
