@@ -105,7 +105,9 @@ OTHERS = {
         "batch.size=18", SAGAN, "task=conditional", "regularizers=[{name: spectral_norm, generator: true}]",
         "scheme={name: alternating, order: critic_first}", "ema={decay: 0.9}",
     ],
-    "attention, joint, R1": ["batch.size=20", SAGAN, "regularizers=[{name: r1, every: 2}]"],
+    "attention, projection, joint, R1": [
+        "batch.size=20", SAGAN, "task=conditional", "regularizers=[{name: r1, every: 2}]",
+    ],
     "three noisy generators": [
         "batch.size=20", "network={name: noisy_mlp, generator_widths: [8], critic_widths: [8], latent_dim: 8}",
     ],

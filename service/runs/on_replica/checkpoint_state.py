@@ -36,7 +36,8 @@ class CheckpointState:
                 for name, value in network.state_dict().items()
             },
             optimizers={name: optimizers.state(optimizer) for name, optimizer in self._stepper.optimizers.items()},
-            rows={name: value.cpu() for name, value in rows.items()},
+            # A class is given to critics and says which samples may be compared: one tensor, of which no file has two.
+            rows={name: value.detach().cpu().clone() for name, value in rows.items()},
             shared={name: value.cpu() for name, value in self._pools.state().items()},
             identity=identity,
             run=run,
