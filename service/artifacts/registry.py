@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
-from importlib import import_module, resources
+from importlib import import_module
 from importlib.metadata import version
 from io import StringIO
 from pathlib import Path
@@ -24,6 +23,7 @@ from service.artifacts.generator_folder import write_generator
 from service.artifacts.model_card import card
 from service.configuration.config import Run
 from service.generator import Generator
+from service.tracking.run_page import commit
 from service.tracking.tracker import (
     TrackingError,
     check_reachable,
@@ -84,7 +84,7 @@ def register(
         "recipe.hash": run.recipe_hash,
         "manifest.hash": state.identity["data set"],
         "step": str(state.step),
-        "git.commit": _commit(),
+        "git.commit": commit() or f"selfgan {version('selfgan')}",
         **({"start_from": run.start_from} if run.start_from else {}),
     }
     if number := _registered(run.model_name, uri, run_id, state.step):
@@ -146,18 +146,6 @@ def _example(run: Run) -> Any:
     if not run.task.translates:
         return {"n": [4], "seed": [7]}
     return np.zeros((1, run.image.height, run.image.width, run.image.channels), np.uint8)
-
-
-def _commit() -> str:
-    """Of this code: what the image was built from, else the repository that it is in."""
-    built = resources.files("service") / "commit.txt"
-    if built.is_file() and (text := built.read_text().strip()):
-        return text
-    asked = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-    try:
-        return subprocess.run(asked, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return f"selfgan {version('selfgan')}"
 
 
 @dataclass(frozen=True)

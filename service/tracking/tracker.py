@@ -1,39 +1,35 @@
-"""MLflow tracking: what a run logs on the way. The registry (service/artifacts/registry.py) talks to the server too.
+"""MLflow tracking: a run begins, ends and is read there. What it logs on the way is delivered by `delivery`.
 
-The step never waits for the server: what is logged goes into a journal, and a thread delivers it, for as
-long as it takes. A restarted run goes on with its journal; since a run is a function of (recipe, data, seed,
-step), what the journal holds of steps that are done again need not be logged again.
+The registry (service/artifacts/registry.py) talks to the server too.
 """
 
 from __future__ import annotations
 
 import fcntl
-import itertools
+import json
 import logging
-import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import requests
-import tenacity
 
 from pipelines.components import ConfigError
-from service.tracking.journal import Journal
+from service.tracking.run_page import Input
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import DatasetInput
 
-#: MLflow's limits on one request.
+#: MLflow's limit on one request.
 _PARAMETERS_PER_REQUEST = 100
-_ENTRIES_PER_REQUEST = 40  # of up to 25 numbers: MLflow takes 1,000
 #: MLflow cuts longer parameters.
 _PARAMETER_LENGTH = 6000
-#: These will not get better by trying again.
-_PERMANENT = frozenset({"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "PERMISSION_DENIED", "UNAUTHENTICATED"})
+#: Without it, MLflow's page guesses that an experiment is about agents and shows no metrics at first.
+_KIND = {"mlflow.experimentKind": "custom_model_development"}
 #: Databases whose tables are there, as this process has opened them.
 _OPENED: set[str] = set()
 
@@ -113,6 +109,8 @@ def start_run(
     tags: Mapping[str, str],
     artifacts: str | None,
     resume: bool,
+    about: Mapping[str, str] | None = None,
+    inputs: Sequence[Input] = (),
 ) -> str:
     """Create a run and log its parameters, or find the one that wrote to the same folder. Returns its id.
 
@@ -120,6 +118,8 @@ def start_run(
         folder: of the run's checkpoints; names the run, where its name may not.
         artifacts: where a new experiment keeps its artifacts; None leaves it to the server.
         resume: whether the run may be there already.
+        about: tags of a new run, which are not touched again: its description may be a person's by then.
+        inputs: the data sets that it reads.
 
     Raises:
         TrackingError: the server fails.
@@ -128,11 +128,11 @@ def start_run(
         from mlflow.entities import Param, RunTag
 
         server = client(uri)
-        found = server.get_experiment_by_name(experiment)
-        experiment_id = found.experiment_id if found else server.create_experiment(experiment, artifacts)
+        experiment_id = _experiment(server, experiment, artifacts)
         query = f"tags.checkpoints = {_quoted(folder)}"
         runs = server.search_runs([experiment_id], query, max_results=1) if resume else []
-        run_id: str = (runs[0] if runs else server.create_run(experiment_id, run_name=name)).info.run_id
+        found = runs[0] if runs else server.create_run(experiment_id, tags=dict(about or {}), run_name=name)
+        run_id: str = found.info.run_id
         server.update_run(run_id, status="RUNNING")
         if not runs:
             values = [Param(key, str(value)[:_PARAMETER_LENGTH]) for key, value in parameters.items()]
@@ -140,7 +140,29 @@ def start_run(
                 server.log_batch(run_id, params=values[start : start + _PARAMETERS_PER_REQUEST])
         everything = {**tags, "checkpoints": folder}
         server.log_batch(run_id, tags=[RunTag(key, value) for key, value in everything.items()])
+        if inputs:
+            server.log_inputs(run_id, [_described(data) for data in inputs])
     return run_id
+
+
+def _experiment(server: MlflowClient, name: str, artifacts: str | None) -> str:
+    """The id of an experiment, which is there afterwards, and is one of training."""
+    found = server.get_experiment_by_name(name)
+    if found is None:
+        return str(server.create_experiment(name, artifacts, tags=_KIND))
+    for key, value in _KIND.items():
+        if key not in found.tags:
+            server.set_experiment_tag(found.experiment_id, key, value)
+    return str(found.experiment_id)
+
+
+def _described(data: Input) -> DatasetInput:
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    profile = json.dumps({"num_rows": data.rows, "version": data.version})
+    source = json.dumps({"uri": data.place})
+    described = Dataset(data.name, data.digest, urlsplit(data.place).scheme or "local", source, profile=profile)
+    return DatasetInput(described, [InputTag("mlflow.data.context", data.context)])
 
 
 def _quoted(text: str) -> str:
@@ -189,110 +211,3 @@ def log_file(uri: str, run_id: str, file: Path, folder: str | None = None) -> No
     """Log a file as an artifact of the run."""
     with failing_clearly():
         client(uri).log_artifact(run_id, str(file), folder)
-
-
-def _may_pass(error: BaseException) -> bool:
-    """Whether trying again may help: the server is away or busy, and does not refuse."""
-    from mlflow.exceptions import MlflowException
-
-    if isinstance(error, MlflowException):
-        return error.error_code not in _PERMANENT
-    return isinstance(error, requests.RequestException | ConnectionError | TimeoutError)
-
-
-class Tracker:
-    """Delivers one run's metrics, files and tags.
-
-    Args:
-        uri: of the tracking server.
-        run_id: of the MLflow run.
-        journal: this run's.
-    """
-
-    def __init__(self, uri: str, run_id: str, journal: Journal) -> None:
-        self._uri, self._run_id, self._journal = uri, run_id, journal
-        self._known = {(entry["step"], name) for entry in journal.entries for name in entry.get("metrics", ())}
-        self._changed = threading.Condition()
-        self._closing = False
-        self._given_up: str | None = None
-        self._thread = threading.Thread(target=self._deliver_all, daemon=True, name="tracking")
-        self._thread.start()
-
-    def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        """Log numbers at a step, but not those that an earlier attempt at the run has logged there."""
-        new = {name: value for name, value in values.items() if (step, name) not in self._known}
-        if new:
-            self._note({"step": step, "time": int(time.time() * 1000), "metrics": new})
-
-    def file(self, path: Path, folder: str) -> None:
-        """Log a file as an artifact."""
-        self._note({"file": str(path), "folder": folder})
-
-    def tag(self, key: str, value: str) -> None:
-        self._note({"tag": key, "value": value})
-
-    def close(self, patience_seconds: float) -> int:
-        """Wait for what is pending; returns how many entries could not be delivered."""
-        with self._changed:
-            self._closing = True
-            self._changed.notify()
-        self._thread.join(patience_seconds)
-        return len(self._journal.pending())
-
-    @property
-    def problem(self) -> str | None:
-        """Why nothing more will be delivered, if it is so."""
-        return self._given_up
-
-    def _note(self, entry: dict[str, Any]) -> None:
-        with self._changed:
-            self._journal.append(entry)
-            self._changed.notify()
-
-    def _deliver_all(self) -> None:
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._closing or self._journal.pending())
-                pending = self._journal.pending()
-            if not pending:
-                return
-            try:
-                count = self._deliver(pending)
-            except Exception as error:  # A refusal ends delivery, never training.
-                self._given_up = f"MLflow refuses: {str(error).splitlines()[0]}"
-                if "metrics" in pending[0]:
-                    return
-                count = 1  # A file or a tag that is refused does not hold up the numbers.
-            with self._changed:
-                self._journal.deliver(count)
-
-    @tenacity.retry(
-        wait=tenacity.wait_random_exponential(multiplier=0.5, max=15),
-        retry=tenacity.retry_if_exception(_may_pass),
-        reraise=True,
-    )
-    def _deliver(self, pending: list[dict[str, Any]]) -> int:
-        """Deliver the oldest entries: numbers together, anything else alone. Returns how many.
-
-        MLflow ignores a number that it already has.
-        """
-        from mlflow.entities import Metric
-
-        server = client(self._uri)
-        entry = pending[0]
-        if "tag" in entry:
-            server.set_tag(self._run_id, entry["tag"], entry["value"])
-            return 1
-        if "file" in entry:
-            if not Path(entry["file"]).exists():  # Another machine's, or deleted: there is nothing to deliver.
-                return 1
-            server.log_artifact(self._run_id, entry["file"], entry["folder"])
-            return 1
-        entries = list(itertools.takewhile(lambda other: "metrics" in other, pending))[:_ENTRIES_PER_REQUEST]
-        metrics = [
-            Metric(key, value, other["time"], other["step"])
-            for other in entries
-            for key, value in other["metrics"].items()
-        ]
-        server.log_batch(self._run_id, metrics=metrics)
-        return len(entries)

@@ -79,7 +79,9 @@ def test_mlflow_has_parameters_every_loss_and_weight_samples_and_references(fini
     assert run.info.status == "FINISHED"
     assert run.data.params["scheme.balance.form"] == "weighted"
     assert run.data.params["network.generator_channels"] == "8"
+    assert [data.dataset.digest for data in run.inputs.dataset_inputs] == [run.data.tags["manifest.hash"]]
     assert len(run.data.tags["manifest.hash"]) == 16
+    assert "Trains 60 steps" in run.data.tags["mlflow.note.content"]
     assert run.data.tags["checkpoint.last"] == str(storage / "whole" / f"step-{STEPS:08}")
     for name in ("loss/generator", "loss/real", "loss/fake", "weight/generator", "weight/real", "weight/fake"):
         assert [metric.step for metric in client.get_metric_history(run_id, name)] == list(range(5, STEPS + 1, 5))

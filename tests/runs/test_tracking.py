@@ -1,5 +1,6 @@
 """Tracking against a real MLflow server that goes away."""
 
+import json
 import os
 import signal
 import subprocess
@@ -11,8 +12,14 @@ import requests
 from mlflow import MlflowClient
 
 from pipelines.components import ConfigError
+from pipelines.data.shards import read_manifest
+from pipelines.storage.location import Location
+from service.configuration.recipe import load
+from service.tracking import run_page
+from service.tracking.delivery import Tracker
 from service.tracking.journal import Journal
-from service.tracking.tracker import Tracker, TrackingError, check_reachable, start_run
+from service.tracking.run_page import Input
+from service.tracking.tracker import TrackingError, check_reachable, start_run
 from tests.conftest import free_port
 from tests.patience import PATIENCE, wait_until
 
@@ -86,6 +93,39 @@ def test_a_server_that_goes_away_loses_nothing(tmp_path: Path, monkeypatch: pyte
     assert [file.path for file in client.list_artifacts(run_id, "samples")] == ["samples/step.png"]
     assert client.get_run(run_id).data.tags["warning"] == "text"
     server.stop()
+
+
+def test_a_run_says_what_it_is_who_started_it_from_which_code_and_on_which_data(
+    tmp_path: Path, digits: Location
+) -> None:
+    uri, manifest = f"sqlite:///{tmp_path}/mlflow.db", read_manifest(digits, None)
+    client = MlflowClient(uri)
+    client.create_experiment("selfgan", (tmp_path / "artifacts").as_uri())  # As a run of before has made it.
+    inputs = [Input.of(str(digits), manifest, "training")]
+
+    def start(resume: bool) -> str:
+        about = run_page.about(load("digits", [f"storage={tmp_path}"]), inputs)
+        return start_run(uri, "selfgan", "run", "/runs/run", {}, {}, None, resume, about, inputs)
+
+    run_id = start(resume=False)
+    run = client.get_run(run_id)
+    assert run.data.tags["mlflow.note.content"].endswith(
+        f"Trains 5,000 steps of 64 images of 16x16 on {digits.name} (1,797 images, version 1), from seed 0."
+    )
+    assert run.data.tags["mlflow.user"] == run.info.user_id != ""
+    assert run.data.tags["mlflow.source.name"] == "selfgan train digits"
+    assert run.data.tags.get("mlflow.source.git.commit") == run_page.commit()
+    client.set_tag(run_id, "mlflow.note.content", "a person's words")
+    assert start(resume=True) == run_id
+    run = client.get_run(run_id)
+    assert run.data.tags["mlflow.note.content"] == "a person's words"
+    (data,) = run.inputs.dataset_inputs
+    assert (data.dataset.name, data.dataset.digest) == (digits.name, manifest.hash)
+    assert json.loads(data.dataset.source) == {"uri": f"{digits}/{manifest.name}"}
+    assert [(tag.key, tag.value) for tag in data.tags] == [("mlflow.data.context", "training")]
+    for name in ("selfgan", "another"):
+        start_run(uri, name, "run", "/runs/run", {}, {}, None, resume=False)
+        assert client.get_experiment_by_name(name).tags["mlflow.experimentKind"] == "custom_model_development"
 
 
 @pytest.mark.parametrize("folder", ['/runs/a "good" one', "/runs/somebody's"])

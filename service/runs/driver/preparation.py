@@ -30,18 +30,24 @@ from service.runs.driver.cluster import Replicas
 from service.runs.driver.datasets import pinned, prepare_all
 from service.runs.driver.failures import RunError
 from service.tracking import tracker as tracking
+from service.tracking.run_page import Input, about
 from service.tracking.tracker import TrackingError
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """What is known before Ray starts."""
+    """What is known before Ray starts.
+
+    Attributes:
+        domains: where the further data sets of the run lie, and their manifests.
+    """
 
     run: Run
     folder: str
     data: str
     manifest: Manifest
     tracking_uri: str
+    domains: tuple[tuple[str, Manifest], ...] = ()
 
     @property
     def name(self) -> str:
@@ -175,7 +181,7 @@ def prepare(run: Run, folder: str, console: Console) -> Prepared:
         check_shares(run, one.lanes)
     cache = {"cache": storage_root(run.loader.cache) if run.loader.cache else None}
     run = pinned(run, found).model_copy(update={"loader": run.loader.model_copy(update=cache)})
-    return Prepared(run, folder, data, manifest, uri)
+    return Prepared(run, folder, data, manifest, uri, tuple(found[1:]))
 
 
 def _check_writable(root: str) -> None:
@@ -197,6 +203,8 @@ def _give_up(prepared: Prepared, tracking_run: str) -> None:
 
 def _start_tracking(prepared: Prepared) -> str:
     run, root = prepared.run, Path(storage_root(prepared.run.storage))
+    found = (prepared.data, prepared.manifest), *prepared.domains
+    inputs = [Input.of(data, manifest, "training") for data, manifest in found]
     return tracking.start_run(
         prepared.tracking_uri,
         run.tracking.experiment,
@@ -211,4 +219,6 @@ def _start_tracking(prepared: Prepared) -> str:
         },
         artifacts=None if run.tracking.uri else (root / "artifacts").as_uri(),
         resume=run.resume is not None,
+        about=about(run, inputs),
+        inputs=inputs,
     )

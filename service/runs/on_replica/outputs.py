@@ -22,10 +22,10 @@ from service.artifacts.checkpoints import State
 from service.configuration.config import Run
 from service.runs.on_replica.agreement import Agreement, Wish
 from service.runs.on_replica.pulse import beat
+from service.tracking.delivery import Tracker
 from service.tracking.gauges import Gauges
 from service.tracking.journal import Journal
 from service.tracking.sample_grids import grid
-from service.tracking.tracker import Tracker
 
 _POST_SECONDS = 0.2
 #: How long a replica that leaves waits for the tracking server at most: its node may be gone in 30 s.

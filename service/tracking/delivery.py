@@ -1,0 +1,133 @@
+"""What a run logs on the way, delivered to MLflow.
+
+The step never waits for the server: what is logged goes into a journal, and a thread delivers it, for as
+long as it takes. A restarted run goes on with its journal; since a run is a function of (recipe, data, seed,
+step), what the journal holds of steps that are done again need not be logged again.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import requests
+import tenacity
+
+from service.tracking.journal import Journal
+from service.tracking.tracker import client
+
+#: MLflow's limit on one request.
+_ENTRIES_PER_REQUEST = 40  # of up to 25 numbers: MLflow takes 1,000
+#: These will not get better by trying again.
+_PERMANENT = frozenset({"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "PERMISSION_DENIED", "UNAUTHENTICATED"})
+
+
+def _may_pass(error: BaseException) -> bool:
+    """Whether trying again may help: the server is away or busy, and does not refuse."""
+    from mlflow.exceptions import MlflowException
+
+    if isinstance(error, MlflowException):
+        return error.error_code not in _PERMANENT
+    return isinstance(error, requests.RequestException | ConnectionError | TimeoutError)
+
+
+class Tracker:
+    """Delivers one run's metrics, files and tags.
+
+    Args:
+        uri: of the tracking server.
+        run_id: of the MLflow run.
+        journal: this run's.
+    """
+
+    def __init__(self, uri: str, run_id: str, journal: Journal) -> None:
+        self._uri, self._run_id, self._journal = uri, run_id, journal
+        self._known = {(entry["step"], name) for entry in journal.entries for name in entry.get("metrics", ())}
+        self._changed = threading.Condition()
+        self._closing = False
+        self._given_up: str | None = None
+        self._thread = threading.Thread(target=self._deliver_all, daemon=True, name="tracking")
+        self._thread.start()
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        """Log numbers at a step, but not those that an earlier attempt at the run has logged there."""
+        new = {name: value for name, value in values.items() if (step, name) not in self._known}
+        if new:
+            self._note({"step": step, "time": int(time.time() * 1000), "metrics": new})
+
+    def file(self, path: Path, folder: str) -> None:
+        """Log a file as an artifact."""
+        self._note({"file": str(path), "folder": folder})
+
+    def tag(self, key: str, value: str) -> None:
+        self._note({"tag": key, "value": value})
+
+    def close(self, patience_seconds: float) -> int:
+        """Wait for what is pending; returns how many entries could not be delivered."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        self._thread.join(patience_seconds)
+        return len(self._journal.pending())
+
+    @property
+    def problem(self) -> str | None:
+        """Why nothing more will be delivered, if it is so."""
+        return self._given_up
+
+    def _note(self, entry: dict[str, Any]) -> None:
+        with self._changed:
+            self._journal.append(entry)
+            self._changed.notify()
+
+    def _deliver_all(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._closing or self._journal.pending())
+                pending = self._journal.pending()
+            if not pending:
+                return
+            try:
+                count = self._deliver(pending)
+            except Exception as error:  # A refusal ends delivery, never training.
+                self._given_up = f"MLflow refuses: {str(error).splitlines()[0]}"
+                if "metrics" in pending[0]:
+                    return
+                count = 1  # A file or a tag that is refused does not hold up the numbers.
+            with self._changed:
+                self._journal.deliver(count)
+
+    @tenacity.retry(
+        wait=tenacity.wait_random_exponential(multiplier=0.5, max=15),
+        retry=tenacity.retry_if_exception(_may_pass),
+        reraise=True,
+    )
+    def _deliver(self, pending: list[dict[str, Any]]) -> int:
+        """Deliver the oldest entries: numbers together, anything else alone. Returns how many.
+
+        MLflow ignores a number that it already has.
+        """
+        from mlflow.entities import Metric
+
+        server = client(self._uri)
+        entry = pending[0]
+        if "tag" in entry:
+            server.set_tag(self._run_id, entry["tag"], entry["value"])
+            return 1
+        if "file" in entry:
+            if not Path(entry["file"]).exists():  # Another machine's, or deleted: there is nothing to deliver.
+                return 1
+            server.log_artifact(self._run_id, entry["file"], entry["folder"])
+            return 1
+        entries = list(itertools.takewhile(lambda other: "metrics" in other, pending))[:_ENTRIES_PER_REQUEST]
+        metrics = [
+            Metric(key, value, other["time"], other["step"])
+            for other in entries
+            for key, value in other["metrics"].items()
+        ]
+        server.log_batch(self._run_id, metrics=metrics)
+        return len(entries)
