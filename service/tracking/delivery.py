@@ -8,17 +8,22 @@ step), what the journal holds of steps that are done again need not be logged ag
 from __future__ import annotations
 
 import itertools
+import re
 import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import requests
 import tenacity
+from PIL import Image
 
 from service.tracking.journal import Journal
 from service.tracking.tracker import client
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 #: MLflow's limit on one request.
 _ENTRIES_PER_REQUEST = 40  # of up to 25 numbers: MLflow takes 1,000
@@ -36,7 +41,7 @@ def _may_pass(error: BaseException) -> bool:
 
 
 class Tracker:
-    """Delivers one run's metrics, files and tags.
+    """Delivers one run's metrics, files, pictures and tags.
 
     Args:
         uri: of the tracking server.
@@ -47,6 +52,7 @@ class Tracker:
     def __init__(self, uri: str, run_id: str, journal: Journal) -> None:
         self._uri, self._run_id, self._journal = uri, run_id, journal
         self._known = {(entry["step"], name) for entry in journal.entries for name in entry.get("metrics", ())}
+        self._pictures = {(entry["step"], entry["key"]) for entry in journal.entries if "picture" in entry}
         self._changed = threading.Condition()
         self._closing = False
         self._given_up: str | None = None
@@ -62,6 +68,12 @@ class Tracker:
     def file(self, path: Path, folder: str) -> None:
         """Log a file as an artifact."""
         self._note({"file": str(path), "folder": folder})
+
+    def picture(self, path: Path, key: str, step: int) -> None:
+        """Log a picture that MLflow's page shows among those of the same key, by step; each once, as with numbers."""
+        if (step, key) not in self._pictures:
+            self._pictures.add((step, key))
+            self._note({"picture": str(path), "key": key, "step": step, "time": int(time.time() * 1000)})
 
     def tag(self, key: str, value: str) -> None:
         self._note({"tag": key, "value": value})
@@ -97,7 +109,7 @@ class Tracker:
                 self._given_up = f"MLflow refuses: {str(error).splitlines()[0]}"
                 if "metrics" in pending[0]:
                     return
-                count = 1  # A file or a tag that is refused does not hold up the numbers.
+                count = 1  # A file, a picture or a tag that is refused does not hold up the numbers.
             with self._changed:
                 self._journal.deliver(count)
 
@@ -123,6 +135,9 @@ class Tracker:
                 return 1
             server.log_artifact(self._run_id, entry["file"], entry["folder"])
             return 1
+        if "picture" in entry:
+            _show(server, self._run_id, entry)
+            return 1
         entries = list(itertools.takewhile(lambda other: "metrics" in other, pending))[:_ENTRIES_PER_REQUEST]
         metrics = [
             Metric(key, value, other["time"], other["step"])
@@ -131,3 +146,18 @@ class Tracker:
         ]
         server.log_batch(self._run_id, metrics=metrics)
         return len(entries)
+
+
+def _show(server: MlflowClient, run_id: str, entry: dict[str, Any]) -> None:
+    """Log a picture unless it is there: MLflow gives each a name of its own, so one that is sent again would be two.
+
+    It writes the thumbnail last. Where that is missing, the picture is sent again.
+    """
+    path, key, step = Path(entry["picture"]), entry["key"], entry["step"]
+    if not path.exists():  # As with files.
+        return
+    named = re.compile(rf"images/{re.escape(key)}(?P<gap>.)step(?P=gap){step}(?P=gap).*compressed")
+    if any(named.match(file.path) for file in server.list_artifacts(run_id, "images")):
+        return
+    with Image.open(path) as image:
+        server.log_image(run_id, image, key=key, step=step, timestamp=entry["time"], synchronous=True)

@@ -24,6 +24,7 @@ from service.train import main
 from tests.conftest import RAY_ENVIRONMENT, ROOT, called, free_port, train_command
 from tests.patience import PATIENCE, wait_until
 from tests.replicas.test_replicas import TINY, distance
+from tests.runs.test_tracking import shown
 
 SHORT = [*TINY, "batch.size=24", "logging.every=5", "checkpoints.score_images=64", "cluster.cpus_per_replica=1"]
 STEPS = 60
@@ -90,6 +91,7 @@ def test_mlflow_has_parameters_every_loss_and_weight_samples_and_references(fini
         assert name in run.data.metrics
     files = {file.path for file in client.list_artifacts(run_id, "samples")}
     assert files == {"samples/step-00000030.png", "samples/step-00000060.png"}
+    assert shown(client, run_id) == [("samples", 30), ("samples", 60)]
 
 
 def test_the_registered_model_gives_images_without_this_repository(finished: tuple[Path, str], tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import requests
 from mlflow import MlflowClient
+from PIL import Image
 
 from pipelines.components import ConfigError
 from pipelines.data.shards import read_manifest
@@ -59,6 +60,29 @@ class Server:
         self._process.wait()
 
 
+def shown(client: MlflowClient, run_id: str) -> list[tuple[str, int]]:
+    """Key and step of the pictures on MLflow's page, of which each is a full one and a thumbnail."""
+    names = [Path(file.path).name for file in client.list_artifacts(run_id, "images")]
+    full, small = ([name.split("+") for name in names if name.endswith(end)] for end in (".png", ".webp"))
+    found = [(name[0], int(name[2])) for name in full]
+    assert sorted(found) == sorted((name[0], int(name[2])) for name in small)
+    return sorted(found)
+
+
+def test_a_picture_is_shown_once_whoever_has_delivered_it(tmp_path: Path) -> None:
+    uri, picture = f"sqlite:///{tmp_path}/mlflow.db", tmp_path / "step.png"
+    Image.new("RGB", (300, 200)).save(picture)
+    run_id = start_run(uri, "selfgan", "run", "/runs/run", {}, {}, (tmp_path / "artifacts").as_uri(), resume=False)
+    for journal in ("one.jsonl", "one.jsonl", "other.jsonl"):  # The last is another machine's, which knows of none.
+        tracker = Tracker(uri, run_id, Journal(tmp_path / journal))
+        for step in (5, 50):
+            tracker.picture(picture, "samples", step)
+        tracker.picture(tmp_path / "gone.png", "samples", 55)
+        assert tracker.close(PATIENCE) == 0 and tracker.problem is None
+    assert shown(MlflowClient(uri), run_id) == [("samples", 5), ("samples", 50)]
+    assert "mlflow.loggedImages" in MlflowClient(uri).get_run(run_id).data.tags
+
+
 def test_a_server_that_goes_away_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", str(int(PATIENCE)))
@@ -69,13 +93,14 @@ def test_a_server_that_goes_away_loses_nothing(tmp_path: Path, monkeypatch: pyte
     assert start_run(server.uri, "selfgan", "run", "/other/run", {}, {}, None, resume=True) != run_id
     tracker = Tracker(server.uri, run_id, Journal(tmp_path / "metrics.jsonl"))
     picture = tmp_path / "step.png"
-    picture.write_bytes(b"picture")
+    Image.new("L", (300, 200)).save(picture)
     for step in range(1, 101):
         if step == 30:
             server.pause()  # It takes requests, and answers none: who waits for it would wait for ever.
         tracker.metrics(step, METRICS)
         if step == 50:
             tracker.file(picture, "samples")
+            tracker.picture(picture, "samples", step)
             tracker.tag("warning", "text")
     server.stop()
     assert tracker.close(1) > 0
@@ -86,11 +111,13 @@ def test_a_server_that_goes_away_loses_nothing(tmp_path: Path, monkeypatch: pyte
     again = Tracker(server.uri, run_id, Journal(tmp_path / "metrics.jsonl"))
     again.metrics(100, METRICS)
     again.metrics(101, METRICS)
+    again.picture(picture, "samples", 50)
     assert again.close(PATIENCE) == 0
     client = MlflowClient(server.uri)
     for name in METRICS:
         assert sorted({metric.step for metric in client.get_metric_history(run_id, name)}) == list(range(1, 102))
     assert [file.path for file in client.list_artifacts(run_id, "samples")] == ["samples/step.png"]
+    assert [place for _, place in shown(client, run_id)] == [50]
     assert client.get_run(run_id).data.tags["warning"] == "text"
     server.stop()
 

@@ -84,6 +84,7 @@ class RayOutputs:
         file.parent.mkdir(parents=True, exist_ok=True)
         grid(images).save(file)
         self._tracker.file(file, "samples")
+        self._tracker.picture(file, "samples", step)
 
     def wish(self, step: int) -> Wish:
         wish = self._agreement.wish(step)
