@@ -76,6 +76,7 @@ class Tracking(Options):
     patience_seconds: float = Field(
         120, ge=0, description="how long to wait for an unreachable server at the end of a run"
     )
+    system_metrics: bool = Field(True, description="log each node's CPU, memory, disk, network and GPUs every 10 s")
 
     @field_validator("model")
     @classmethod

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 #: MLflow's limit on one request.
-_ENTRIES_PER_REQUEST = 40  # of up to 25 numbers: MLflow takes 1,000
+_NUMBERS_PER_REQUEST = 1000
 #: These will not get better by trying again.
 _PERMANENT = frozenset({"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "PERMISSION_DENIED", "UNAUTHENTICATED"})
 
@@ -64,6 +64,10 @@ class Tracker:
         new = {name: value for name, value in values.items() if (step, name) not in self._known}
         if new:
             self._note({"step": step, "time": int(time.time() * 1000), "metrics": new})
+
+    def observed(self, step: int, values: Mapping[str, float]) -> None:
+        """Log numbers that tell of a time, such as a processor's load: a step that is done again has others."""
+        self._note({"step": step, "time": int(time.time() * 1000), "metrics": dict(values)})
 
     def file(self, path: Path, folder: str) -> None:
         """Log a file as an artifact."""
@@ -138,7 +142,7 @@ class Tracker:
         if "picture" in entry:
             _show(server, self._run_id, entry)
             return 1
-        entries = list(itertools.takewhile(lambda other: "metrics" in other, pending))[:_ENTRIES_PER_REQUEST]
+        entries = _together(pending)
         metrics = [
             Metric(key, value, other["time"], other["step"])
             for other in entries
@@ -146,6 +150,14 @@ class Tracker:
         ]
         server.log_batch(self._run_id, metrics=metrics)
         return len(entries)
+
+
+def _together(pending: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The oldest entries as far as they are numbers and fit into a request: one at least."""
+    numbers = list(itertools.takewhile(lambda entry: "metrics" in entry, pending))
+    counts = itertools.accumulate(len(entry["metrics"]) for entry in numbers)
+    fitting = sum(1 for _ in itertools.takewhile(lambda count: count <= _NUMBERS_PER_REQUEST, counts))
+    return numbers[: max(1, fitting)]
 
 
 def _show(server: MlflowClient, run_id: str, entry: dict[str, Any]) -> None:

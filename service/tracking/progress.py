@@ -75,6 +75,7 @@ class StatusActor:
 
     def __init__(self) -> None:
         self._posted = Status()
+        self._nodes: dict[str, dict[str, float]] = {}
 
     def start(self, step: int, replicas: int = 1) -> int:
         """An attempt on so many replicas begins at `step`; returns the how-manieth it is."""
@@ -106,6 +107,15 @@ class StatusActor:
         """The most memory in bytes that each replica of the last attempt has held, by rank."""
         pulses = sorted(self._posted.pulses.items())
         return {rank: pulse.peak_bytes for rank, pulse in pulses if rank < self._posted.replicas}
+
+    def node(self, host: str, values: dict[str, float]) -> None:
+        """What a node does."""
+        self._nodes[host] = values
+
+    def nodes(self) -> tuple[int, dict[str, dict[str, float]]]:
+        """The step, and what nodes have told since this was asked last."""
+        told, self._nodes = self._nodes, {}
+        return self._posted.step, told
 
     def say(self, text: str) -> None:
         """Something that a person should know."""

@@ -188,11 +188,13 @@ def finish_run(uri: str, run_id: str, status: str, tags: Mapping[str, str] | Non
 
 
 def history(uri: str, run_id: str) -> list[tuple[int, dict[str, float]]]:
-    """Everything a run has logged: (step, values by name), by step."""
+    """Everything a run has logged of itself, and not of its nodes: (step, values by name), by step."""
     server = client(uri)
     steps: dict[int, dict[str, float]] = {}
     with failing_clearly():
         for name in server.get_run(run_id).data.metrics:
+            if name.startswith("system/"):
+                continue
             for metric in server.get_metric_history(run_id, name):
                 steps.setdefault(metric.step, {})[name] = metric.value
     return sorted(steps.items())

@@ -20,6 +20,7 @@ from pipelines.storage.location import Location
 from service.artifacts import best, checkpoints, run_checkpoints
 from service.artifacts.checkpoints import State
 from service.configuration.config import Run
+from service.runs.on_replica import node_metrics
 from service.runs.on_replica.agreement import Agreement, Wish
 from service.runs.on_replica.pulse import beat
 from service.tracking.delivery import Tracker
@@ -54,6 +55,8 @@ class RayOutputs:
         minutes = run.checkpoints.minutes
         self._agreement = Agreement(job.status, minutes and minutes * 60, start)
         self._leaving = False
+        if run.tracking.system_metrics:
+            node_metrics.tell(job.status, self._ended)
         if not chief:
             return
         replicas = ray.train.get_context().get_world_size()
@@ -61,6 +64,8 @@ class RayOutputs:
         self._gauges = Gauges(name, run.recipe, ray.get(job.status.start.remote(start, replicas)))
         self._folder = local_folder(job.folder, job.tracking_run)
         self._tracker = Tracker(job.tracking_uri, job.tracking_run, Journal(self._folder / "metrics.jsonl"))
+        if run.tracking.system_metrics:
+            node_metrics.collect(job.status, self._ended, self._tracker.observed)
         self._best = best.read(Location.of(job.folder))
         self._uploads: list[threading.Event] = []
 
