@@ -6,6 +6,7 @@ import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from urllib.parse import urlencode
 
 from service.configuration.config import Run
 from service.configuration.recipe_texts import recipes
@@ -13,6 +14,7 @@ from service.generator import Generator
 from service.tracking.sample_grids import grid
 
 _IMAGES, _SEED = 64, 0
+_PICTURE = "samples.png"
 
 
 def _without_password(uri: str) -> str:
@@ -25,7 +27,7 @@ def card(folder: Path, generator: Generator, run: Run, tags: Mapping[str, str], 
     Args:
         picture: a grid for a generator that cannot make one by itself, as it needs images.
     """
-    samples = folder / "samples.png"
+    samples = folder / _PICTURE
     if not generator.task.translates:
         grid(generator.make(_IMAGES, _SEED)).save(samples)
     elif picture is not None:
@@ -41,7 +43,7 @@ def card(folder: Path, generator: Generator, run: Run, tags: Mapping[str, str], 
         "",
         f"{recipes().get(run.recipe, run.recipe)} Images of {shape}; {tags['step']} steps of {run.batch.size} images.",
         "",
-        *(["![Samples](samples.png)", ""] if samples.exists() else []),
+        *([f"![Samples]({_PICTURE})", ""] if samples.exists() else []),
         "```python",
         "import mlflow",
         "",
@@ -60,3 +62,13 @@ def card(folder: Path, generator: Generator, run: Run, tags: Mapping[str, str], 
     text = "\n".join(lines)
     (folder / "README.md").write_text(text)
     return text
+
+
+def on_page(text: str, name: str, number: str) -> str:
+    """A card as the description of a model's version, whose page has no files beside it.
+
+    The page drops pictures that are within the text (``data:``), so this one is asked of the server that shows the
+    page, by a path that is relative to it.
+    """
+    asked = urlencode({"path": f"artifacts/generator/{_PICTURE}", "name": name, "version": number})
+    return text.replace(f"]({_PICTURE})", f"](model-versions/get-artifact?{asked})")

@@ -20,7 +20,7 @@ import tenacity
 from pipelines.components import ConfigError
 from service.artifacts.checkpoints import State
 from service.artifacts.generator_folder import write_generator
-from service.artifacts.model_card import card
+from service.artifacts.model_card import card, on_page
 from service.configuration.config import Run
 from service.generator import Generator
 from service.tracking.run_page import commit
@@ -109,7 +109,8 @@ def register(
                 metadata={"step": state.step, "recipe": run.recipe, **state.identity},
             )
             number = str(info.registered_model_version)
-            client(uri).update_model_version(run.model_name, number, description=text)
+            described = on_page(text, run.model_name, number)
+            client(uri).update_model_version(run.model_name, number, description=described)
         tag(run.model_name, number, uri, tags)
     return f"models:/{run.model_name}/{number}"
 

@@ -1,14 +1,18 @@
 """What is registered, on MLflow with SQLite: once for a run and step, and usable as its signature says."""
 
+import re
 import sys
+from io import BytesIO
 from pathlib import Path
 
 import mlflow
 import numpy as np
 import pandas as pd
 import pytest
+import requests
 import torch
 from mlflow import MlflowClient
+from PIL import Image
 
 from service.artifacts import registry
 from service.artifacts.checkpoints import State
@@ -18,6 +22,8 @@ from service.configuration.recipe import load
 from service.configuration.tree import dump
 from service.generator import Generator
 from service.tracking.tracker import start_run
+from tests.patience import PATIENCE
+from tests.runs.test_tracking import Server
 
 
 class Trained:
@@ -58,6 +64,18 @@ def test_a_run_registers_a_step_once_however_often_it_is_killed(tmp_path: Path) 
     assert tags["step"] == "5" and tags["recipe.hash"] == trained.run.recipe_hash and tags["git.commit"]
     assert trained.register(step=6) == "models:/selfgan-digits/2"  # The run has gone on.
     assert trained.versions == ["1", "2"]
+
+
+def test_the_picture_of_a_card_is_where_the_page_asks_for_it(tmp_path: Path) -> None:
+    trained = Trained(tmp_path, "network.generator_channels=4", "tracking.model=digits & more")
+    trained.register()
+    server = Server(tmp_path, "mlflow.db")
+    text = MlflowClient(server.uri).get_model_version("digits & more", "1").description
+    (place,) = re.findall(r"!\[Samples\]\((\S+)\)", text)
+    answer = requests.get(f"{server.uri}/{place}", timeout=PATIENCE)
+    server.stop()
+    assert answer.headers["Content-Type"] == "image/png"
+    assert Image.open(BytesIO(answer.content)).size[0] > 200
 
 
 def test_a_class_may_be_chosen_for_some_rows_and_for_none(tmp_path: Path) -> None:

@@ -30,14 +30,14 @@ METRICS = {"loss/joint": 0.5, "weight/real": 0.25}
 class Server:
     """``mlflow server`` on SQLite, that can be stopped and started."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, database: str = "server.db") -> None:
         self.port = free_port()
         self.uri = f"http://127.0.0.1:{self.port}"
-        self._folder = folder
+        self._folder, self._database = folder, database
         self.start()
 
     def start(self) -> None:
-        store = f"sqlite:///{self._folder}/server.db"
+        store = f"sqlite:///{self._folder}/{self._database}"
         words = ["server", "--backend-store-uri", store, "--artifacts-destination", str(self._folder / "artifacts")]
         self._process = subprocess.Popen(
             [sys.executable, "-m", "mlflow", *words, "--port", str(self.port), "--workers", "1"],
