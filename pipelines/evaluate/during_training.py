@@ -56,9 +56,10 @@ def _measure(job: Job, step: int) -> dict[str, float]:
         with TemporaryDirectory() as model:
             state = run_checkpoints.read(folder, step)
             write_generator(run, state, Path(model), {"step": str(step)})
-            measured = evaluate(protocol(run, Console(quiet=True)), Generator.read(Path(model)))
+            judged = protocol(run, Console(quiet=True))
+            measured = evaluate(judged, Generator.read(Path(model)))
         figures = {f"evaluation/{name}": value for name, value in measured.figures.items()}
-        tracking.log_metrics(job.tracking_uri, job.tracking_run, state.step, figures)
+        tracking.log_metrics(job.tracking_uri, job.tracking_run, state.step, figures, data=judged.input)
     except Exception:
         run_checkpoints.measured(folder, step)  # It would fail again.
         raise

@@ -38,6 +38,7 @@ from service.replicas.collectives import OneReplica
 from service.replicas.global_batch import GlobalBatch
 from service.runs.driver.datasets import prepare_all
 from service.tasks import Samples
+from service.tracking.run_page import Input
 
 W = TypeVar("W")
 R = TypeVar("R")
@@ -95,6 +96,11 @@ class Protocol:
     extractor: Extractor
     samples: int
     fingerprint: str
+
+    @property
+    def input(self) -> Input:
+        """The data set, as MLflow shows it."""
+        return Input.of(self.reference.folder, self.reference.manifest, "evaluation")
 
 
 def protocol(run: Run, console: Console) -> Protocol:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from pipelines.evaluate.evaluation import Features, Protocol, Tasks, Work, evaluate, in_turn
-from pipelines.quality.figures import Figures
-from service.artifacts import model_cache, registry
+from pipelines.quality.figures import Figures, table
+from service.artifacts import model_cache, registry, version_page
 from service.generator import Generator
 
 
@@ -23,7 +23,11 @@ def judge(judged: Protocol, model: str, tasks: Tasks[Work, Features] = in_turn) 
         return Figures.model_validate_json(noted)
     generator = Generator.read(model_cache.pull(f"models:/{name}/{number}", uri, model_cache.CACHE.expanduser()))
     measured = evaluate(judged, generator, tasks)
-    registry.log_figures(name, number, uri, {f"evaluation/{key}": value for key, value in measured.figures.items()})
+    figures = {f"evaluation/{key}": value for key, value in measured.figures.items()}
+    version_page.log_figures(name, number, uri, figures, judged.input)
+    on = judged.input
+    told = f"Of {measured.samples:,} images on each side, {on.name} version {on.version}, as `{measured.fingerprint}`."
+    version_page.write_section(name, number, uri, "Figures", [told, "", *table({"value": measured})])
     tags = {tag: measured.model_dump_json(), "evaluation.fingerprint": measured.fingerprint}
     registry.tag(name, number, uri, tags)
     return measured

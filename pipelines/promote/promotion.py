@@ -16,7 +16,7 @@ from pipelines.promote.decision import Decision, decide
 from pipelines.promote.succession import Reign, Succession
 from pipelines.quality.figures import Figures
 from pipelines.storage.location import Location, join
-from service.artifacts import registry
+from service.artifacts import registry, version_page
 from service.configuration.config import Run, storage_root
 
 CHAMPION, CHALLENGER = "champion", "challenger"
@@ -60,6 +60,10 @@ def promote(judged: Protocol, version: str, tasks: Tasks[Work, Features]) -> tup
             break
     told = {"promotion.verdict": decision.result.name.lower(), "promotion.reason": decision.reason}
     told |= {"promotion.against": reign.version} if reign else {}
+    against = f"Against version {reign.version}." if reign else "There was no champion to compare it with."
+    said = [f"**{decision.result.name.lower()}**: {decision.reason}.", "", against]
+    version_page.write_section(name, version, uri, "Promotion", said)
+    version_page.tag_logged_model(name, version, uri, told)
     registry.tag(name, version, uri, told)
     return decision, candidate, champion
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from pydantic import BaseModel, ConfigDict
+
+_BETTER = {"fid": "lower", "kid": "lower", "kid_error": ""}
 
 
 class Figures(BaseModel):
@@ -36,3 +40,14 @@ class Figures(BaseModel):
         """The numbers by name, without what is not known."""
         found = self.model_dump(exclude={"fingerprint", "samples"})
         return {name: value for name, value in found.items() if value is not None}
+
+
+def table(columns: Mapping[str, Figures]) -> list[str]:
+    """Figures side by side in Markdown, those of the first column, by the columns' titles."""
+    first = next(iter(columns.values()))
+    head = ["| figure | better is |" + "".join(f" {title} |" for title in columns), "|---|---|" + "---|" * len(columns)]
+    return head + [
+        f"| {name} | {_BETTER.get(name, 'higher')} |"
+        + "".join(f" {measured.figures[name]:.4g} |" for measured in columns.values())
+        for name in first.figures
+    ]

@@ -9,14 +9,12 @@ from typing import Any, NamedTuple
 
 from pipelines.data.shards import Manifest
 from pipelines.promote.decision import Decision
-from pipelines.quality.figures import Figures
+from pipelines.quality.figures import Figures, table
 from pipelines.storage.location import Location
 from service.artifacts import model_cache, registry
 from service.configuration.config import Run
 from service.tracking import tracker as tracking
 from service.tracking.sample_grids import curves
-
-_BETTER = {"fid": "lower", "kid": "lower"}
 
 
 class Outcome(NamedTuple):
@@ -94,23 +92,11 @@ def text(outcome: Outcome, pictures: set[str]) -> str:
         "",
         f"Of {outcome.candidate.samples:,} images on each side, evaluation `{outcome.candidate.fingerprint}`.",
         "",
-        *_table(outcome.candidate, outcome.champion),
+        *table({"candidate": outcome.candidate, **({"champion": outcome.champion} if outcome.champion else {})}),
         "",
         *_side_by_side(grids),
     ]
     return "\n".join(lines)
-
-
-def _table(candidate: Figures, champion: Figures | None) -> list[str]:
-    head = ["| figure | better is | candidate |", "|---|---|---|"]
-    rows = [
-        f"| {name} | {_BETTER.get(name, '' if name == 'kid_error' else 'higher')} | {value:.4g} |"
-        for name, value in candidate.figures.items()
-    ]
-    if champion is None:
-        return head + rows
-    found = [f" {champion.figures[name]:.4g} |" for name in candidate.figures]
-    return [line + more for line, more in zip(head + rows, [" champion |", "---|", *found], strict=True)]
 
 
 def _side_by_side(grids: Sequence[str]) -> list[str]:

@@ -29,7 +29,6 @@ from service.tracking.tracker import (
     check_reachable,
     client,
     failing_clearly,
-    log_metrics,
     missing_database,
 )
 
@@ -242,13 +241,6 @@ def tag(name: str, number: str, uri: str, tags: Mapping[str, str]) -> None:
     with failing_clearly():
         for key, value in tags.items():
             client(uri).set_model_version_tag(name, number, key, value)
-
-
-def log_figures(name: str, number: str, uri: str, figures: Mapping[str, float]) -> None:
-    """Log what was measured of a version to the run that it comes from. Raises TrackingError."""
-    with failing_clearly():
-        found = client(uri).get_model_version(name, number)
-    log_metrics(uri, found.run_id, int(found.tags.get("step", "0")), figures)
 
 
 # Two at once that set an alias for the first time collide in MLflow's database.

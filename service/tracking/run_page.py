@@ -34,11 +34,10 @@ class Input:
     context: Literal["training", "evaluation"]
 
     @classmethod
-    def of(cls, folder: str, manifest: Manifest, context: Literal["training", "evaluation"]) -> Input:
+    def of(cls, folder: Location, manifest: Manifest, context: Literal["training", "evaluation"]) -> Input:
         """Of the data set that lies in a folder."""
-        place = Location.of(folder)
-        lies = str(place / manifest.name)
-        return cls(place.name, manifest.hash, lies, manifest.version, manifest.rows, context)
+        place = str(folder / manifest.name)
+        return cls(folder.name, manifest.hash, place, manifest.version, manifest.rows, context)
 
 
 def about(run: Run, inputs: Sequence[Input]) -> dict[str, str]:

@@ -200,13 +200,52 @@ def history(uri: str, run_id: str) -> list[tuple[int, dict[str, float]]]:
     return sorted(steps.items())
 
 
-def log_metrics(uri: str, run_id: str, step: int, values: Mapping[str, float]) -> None:
-    """Log numbers to the run, at a step."""
-    from mlflow.entities import Metric
+def log_metrics(
+    uri: str, run_id: str, step: int, values: Mapping[str, float], model: str | None = None, data: Input | None = None
+) -> None:
+    """Log numbers to the run, at a step.
 
+    Args:
+        model: the id of the logged model that they are of, whose page then shows them as well.
+        data: what it was measured on; it becomes an input of the run.
+    """
     now = int(time.time() * 1000)
     with failing_clearly():
-        client(uri).log_batch(run_id, metrics=[Metric(name, value, now, step) for name, value in values.items()])
+        _log(client(uri), run_id, {name: (value, now) for name, value in values.items()}, step, model, data)
+
+
+def adopt_metrics(uri: str, run_id: str, step: int, prefix: str, model: str, data: Input) -> None:
+    """Let the run's last numbers at a step, of names that begin so, be the model's too. The run gets no new ones."""
+    server = client(uri)
+    with failing_clearly():
+        names = [name for name in server.get_run(run_id).data.metrics if name.startswith(prefix)]
+        found = {
+            name: (metric.value, metric.timestamp)
+            for name in names
+            for metric in server.get_metric_history(run_id, name)
+            if metric.step == step
+        }
+        _log(server, run_id, found, step, model, data)
+
+
+def _log(
+    server: MlflowClient,
+    run_id: str,
+    values: Mapping[str, tuple[float, int]],
+    step: int,
+    model: str | None,
+    data: Input | None,
+) -> None:
+    """Log values with their times. MLflow ignores what the run has already."""
+    from mlflow.entities import Metric
+
+    measured = {"dataset_name": data.name, "dataset_digest": data.digest} if data else {}
+    if data and values:
+        server.log_inputs(run_id, [_described(data)])
+    metrics = [
+        Metric(name, value, at, step, model_id=model, run_id=run_id, **measured) for name, (value, at) in values.items()
+    ]
+    server.log_batch(run_id, metrics=metrics)
 
 
 def log_file(uri: str, run_id: str, file: Path, folder: str | None = None) -> None:

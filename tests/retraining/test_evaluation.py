@@ -26,6 +26,7 @@ from service.generator import Generator, save
 from service.train import main
 from tests.conftest import called
 from tests.made_data import encoded, write_folder
+from tests.runs.test_registry import logged_model
 
 SMALL = ["evaluation.samples=300", "evaluation.features.name=classifier", "evaluation.features.steps=40"]
 QUIET = Console(quiet=True)
@@ -169,3 +170,6 @@ def test_checkpoints_are_measured_while_training_goes_on(tmp_path: Path, ray_clu
     for name in ("fid", "kid", "kid_error", "precision", "recall", "density", "coverage", "class_coverage"):
         measured = client.get_metric_history(run.info.run_id, f"evaluation/{name}")
         assert [metric.step for metric in measured] == [4, 8], name
+    logged = {one.key: one for one in logged_model(client, "selfgan-digits", "1").metrics}
+    assert logged["evaluation/fid"].step == 8
+    assert logged["evaluation/fid"].dataset_digest == run.data.tags["manifest.hash"]

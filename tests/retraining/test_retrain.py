@@ -18,6 +18,7 @@ from service.artifacts import registry
 from tests.conftest import RAY_ENVIRONMENT, ROOT, called
 from tests.made_data import write_idx
 from tests.patience import PATIENCE, wait_until
+from tests.runs.test_registry import logged_model
 
 TINY = [
     "network.generator_channels=4", "network.critic_channels=4", "steps=6", "batch.size=8", "logging.every=3",
@@ -111,6 +112,15 @@ def test_new_data_are_trained_on_and_what_is_not_better_is_held(nights: Nights) 
     both = [registry.tags_of("selfgan-digits", version, nights.uri) for version in ("1", "2")]
     assert both[0]["evaluation.fingerprint"] == both[1]["evaluation.fingerprint"]
     assert both[1]["promotion.verdict"] == "held" and both[1]["git.commit"]
+    server = MlflowClient(nights.uri)
+    page = server.get_model_version("selfgan-digits", "2").description
+    assert re.search(
+        r"## Figures\n\nOf .*\| fid \| lower \| [\d.]+ \|.*## Promotion\n\n\*\*held\*\*: not", page, re.DOTALL
+    )
+    models = [logged_model(server, "selfgan-digits", version) for version in ("1", "2")]
+    assert models[1].tags["promotion.verdict"] == "held"
+    measured = [{(one.key, one.dataset_digest) for one in model.metrics} for model in models]
+    assert ("evaluation/fid", both[1]["manifest.hash"]) in measured[0] & measured[1], "on the same data"
 
 
 @pytest.mark.parametrize("stage", ["begun.json", "trained.json"])

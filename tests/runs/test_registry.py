@@ -12,18 +12,26 @@ import pytest
 import requests
 import torch
 from mlflow import MlflowClient
+from mlflow.entities import LoggedModel
 from PIL import Image
 
-from service.artifacts import registry
+from service.artifacts import registry, version_page
 from service.artifacts.checkpoints import State
 from service.artifacts.model_cache import pull
+from service.artifacts.registry import ModelName
 from service.configuration.config import Run
 from service.configuration.recipe import load
 from service.configuration.tree import dump
 from service.generator import Generator
-from service.tracking.tracker import start_run
+from service.tracking.run_page import Input
+from service.tracking.tracker import log_metrics, start_run
 from tests.patience import PATIENCE
 from tests.runs.test_tracking import Server
+
+
+def logged_model(server: MlflowClient, name: str, number: str) -> LoggedModel:
+    """The logged model that a version is."""
+    return server.get_logged_model(server.get_model_version(name, number).source.removeprefix("models:/"))
 
 
 class Trained:
@@ -64,6 +72,33 @@ def test_a_run_registers_a_step_once_however_often_it_is_killed(tmp_path: Path) 
     assert tags["step"] == "5" and tags["recipe.hash"] == trained.run.recipe_hash and tags["git.commit"]
     assert trained.register(step=6) == "models:/selfgan-digits/2"  # The run has gone on.
     assert trained.versions == ["1", "2"]
+
+
+def test_figures_belong_to_the_logged_model_and_are_read_on_its_versions_page(tmp_path: Path) -> None:
+    trained, server = Trained(tmp_path, "network.generator_channels=4"), MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    name = ModelName.of(trained.register()).name
+    data = Input("digits", "hash", f"{tmp_path}/manifest-1.json", 1, 1797, "evaluation")
+    log_metrics(trained.uri, trained.run_id, 5, {"evaluation/fid": 9.0, "loss/real": 1.0})  # Beside the training.
+    log_metrics(trained.uri, trained.run_id, 4, {"evaluation/kid": 1.0})
+    version_page.adopt_figures(name, "1", trained.uri, data)
+    assert [metric.value for metric in server.get_metric_history(trained.run_id, "evaluation/fid")] == [9.0]
+    model = logged_model(server, name, "1").model_id
+    assert [(one.key, one.value) for one in server.get_logged_model(model).metrics] == [("evaluation/fid", 9.0)]
+    version_page.log_figures(name, "1", trained.uri, {"evaluation/fid": 8.0}, data)
+    version_page.tag_logged_model(name, "1", trained.uri, {"promotion.verdict": "held"})
+    logged = server.get_logged_model(model)
+    assert logged.tags["promotion.verdict"] == "held"
+    assert {(one.dataset_name, one.dataset_digest) for one in logged.metrics} == {("digits", "hash")}
+    assert {one.value for one in logged.metrics} == {9.0, 8.0}
+    assert server.get_run(trained.run_id).data.metrics["evaluation/fid"] == 8.0
+    assert [one.dataset.digest for one in server.get_run(trained.run_id).inputs.dataset_inputs] == ["hash"]
+    card = server.get_model_version(name, "1").description
+    for figure in ("first", "second"):
+        version_page.write_section(name, "1", trained.uri, "Figures", [figure])
+        version_page.write_section(name, "1", trained.uri, "Promotion", ["held"])
+    version_page.write_section(name, "1", trained.uri, "Long", ["x" * 5000])
+    text = server.get_model_version(name, "1").description
+    assert text == f"{card.rstrip()}\n\n## Figures\n\nsecond\n\n## Promotion\n\nheld\n"
 
 
 def test_the_picture_of_a_card_is_where_the_page_asks_for_it(tmp_path: Path) -> None:

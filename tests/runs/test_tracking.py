@@ -128,7 +128,7 @@ def test_a_run_says_what_it_is_who_started_it_from_which_code_and_on_which_data(
     uri, manifest = f"sqlite:///{tmp_path}/mlflow.db", read_manifest(digits, None)
     client = MlflowClient(uri)
     client.create_experiment("selfgan", (tmp_path / "artifacts").as_uri())  # As a run of before has made it.
-    inputs = [Input.of(str(digits), manifest, "training")]
+    inputs = [Input.of(digits, manifest, "training")]
 
     def start(resume: bool) -> str:
         about = run_page.about(load("digits", [f"storage={tmp_path}"]), inputs)

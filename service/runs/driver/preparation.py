@@ -204,7 +204,7 @@ def _give_up(prepared: Prepared, tracking_run: str) -> None:
 def _start_tracking(prepared: Prepared) -> str:
     run, root = prepared.run, Path(storage_root(prepared.run.storage))
     found = (prepared.data, prepared.manifest), *prepared.domains
-    inputs = [Input.of(data, manifest, "training") for data, manifest in found]
+    inputs = [Input.of(Location.of(data), manifest, "training") for data, manifest in found]
     return tracking.start_run(
         prepared.tracking_uri,
         run.tracking.experiment,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines.storage.location import Location
-from service.artifacts import best, registry, run_checkpoints
+from service.artifacts import best, registry, run_checkpoints, version_page
 from service.artifacts.checkpoints import CheckpointError, State
 from service.runs.driver.failures import RunError
 from service.runs.driver.preparation import Prepared
@@ -18,6 +18,7 @@ from service.runs.driver.watchdog import present
 from service.runs.on_replica.outputs import local_folder
 from service.tracking import tracker as tracking
 from service.tracking.progress import Status
+from service.tracking.run_page import Input
 from service.tracking.sample_grids import curves
 from service.tracking.tracker import TrackingError
 
@@ -94,6 +95,7 @@ def finish(prepared: Prepared, tracking_run: str, posted: Status) -> Trained:
     try:
         picture = samples[-1] if samples else None
         model = registry.register(run, state, uri, tracking_run, picture, prepared.manifest.classes)
+        _adopt_figures(prepared, model)
         folder.mkdir(parents=True, exist_ok=True)
         if history := tracking.history(uri, tracking_run):
             curves(history, folder / "curves.png")
@@ -117,6 +119,16 @@ def finish(prepared: Prepared, tracking_run: str, posted: Status) -> Trained:
         tracking_run=tracking_run,
         peak_bytes={pulse.rank: pulse.peak_bytes for pulse in present(posted)},
     )
+
+
+def _adopt_figures(prepared: Prepared, model: str) -> None:
+    """What was measured while the run trained belongs to its model."""
+    if not prepared.run.evaluation.during_training:
+        return
+    named = registry.ModelName.of(model)
+    assert named.version is not None
+    data = Input.of(Location.of(prepared.data), prepared.manifest, "evaluation")
+    version_page.adopt_figures(named.name, named.version, prepared.tracking_uri, data)
 
 
 def _last(prepared: Prepared) -> State:
