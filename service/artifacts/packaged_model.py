@@ -13,10 +13,11 @@ from typing import Any
 
 import mlflow
 import torch
+from mlflow.exceptions import MlflowException
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
-#: Of all images of a request: as JSON that is some 100 MB, and making them takes seconds.
-_MOST_VALUES = 1 << 24
+#: Of all images of a request. MLflow writes them as JSON at some 150,000 a second, and gives up after 60 s.
+_MOST_VALUES = 1 << 22
 _SOURCES = Path(__file__).parent / "code" / "sources.zip"
 # A process that already runs the service, or another model of it, keeps its own: never half of one and half of another.
 if _SOURCES.exists() and not {"service", "pipelines"} & set(sys.modules):
@@ -42,10 +43,10 @@ class GeneratorModel(PythonModel):  # type: ignore[misc]
         else:
             rows = model_input.to_dict("records")
             if not rows:
-                raise ValueError("no rows: give n, and a seed if you want other images than those of seed 0")
+                raise MlflowException.invalid_parameter_value("no rows: give n, and a seed if not 0")
             most = max(1, _MOST_VALUES // math.prod(self._generator.image))
             if sum(max(int(row["n"]), 0) for row in rows) > most:
-                raise ValueError(f"n: ask for at most {most:,} images in one request")
+                raise MlflowException.invalid_parameter_value(f"n: ask for at most {most:,} images in one request")
             images = torch.cat([self._made(row) for row in rows])
         return images.permute(0, 2, 3, 1).contiguous().numpy()
 

@@ -1,5 +1,6 @@
 """What is registered, on MLflow with SQLite: once for a run and step, and usable as its signature says."""
 
+import json
 import re
 import sys
 from io import BytesIO
@@ -13,6 +14,8 @@ import requests
 import torch
 from mlflow import MlflowClient
 from mlflow.entities import LoggedModel
+from mlflow.exceptions import MlflowException
+from mlflow.pyfunc.scoring_server import invocations
 from PIL import Image
 
 from service.artifacts import registry, version_page
@@ -128,7 +131,7 @@ def test_a_class_may_be_chosen_for_some_rows_and_for_none(tmp_path: Path) -> Non
         model.predict(pd.DataFrame({"n": [1], "truncation": [0.0]}))
     with pytest.raises(Exception, match="ask for one or more"):
         model.predict(pd.DataFrame({"n": [0], "seed": [7]}))
-    with pytest.raises(Exception, match="ask for at most 65,536 images in one request"):
+    with pytest.raises(Exception, match="ask for at most 16,384 images in one request"):
         model.predict(pd.DataFrame({"n": [60_000, 6_000]}))
     assert np.array_equal(model.predict(pd.DataFrame({"n": [2]})), model.predict(pd.DataFrame({"n": [2], "seed": [0]})))
 
@@ -148,6 +151,19 @@ def test_names_of_classes_travel_with_the_model(tmp_path: Path) -> None:
         model.predict(pd.DataFrame({"n": [1], "class": ["owl"], "label": [1.0]}))
     description = MlflowClient(trained.uri).get_model_version("selfgan-digits", "1").description
     assert "- classes, from label 0 on: cat, dog, owl\n" in description
+
+
+def test_a_served_model_refuses_too_many_images_in_one_line(tmp_path: Path) -> None:
+    trained = Trained(tmp_path, "network.generator_channels=4")
+    mlflow.set_tracking_uri(trained.uri)
+    model = mlflow.pyfunc.load_model(trained.register())
+    asked = json.dumps({"dataframe_records": [{"n": 1_000_000, "seed": 7}]})
+    with pytest.raises(MlflowException) as refused:
+        invocations(asked, "application/json", model, model.metadata.get_input_schema())
+    answer = json.loads(refused.value.serialize_as_json())
+    assert refused.value.get_http_status_code() == 400
+    assert answer["message"].splitlines()[-1] == "Error: n: ask for at most 16,384 images in one request"
+    assert "stack_trace" not in answer
 
 
 def test_loading_a_model_leaves_the_service_that_runs_in_its_place(tmp_path: Path) -> None:
