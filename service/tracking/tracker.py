@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _PARAMETERS_PER_REQUEST = 100
 #: MLflow cuts longer parameters.
 _PARAMETER_LENGTH = 6000
-#: Without it, MLflow's page guesses that an experiment is about agents and shows no metrics at first.
+#: Tells MLflow's page that an experiment trains models and is not about agents.
 _KIND = {"mlflow.experimentKind": "custom_model_development"}
 #: Databases whose tables are there, as this process has opened them.
 _OPENED: set[str] = set()
