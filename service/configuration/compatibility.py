@@ -51,6 +51,8 @@ def check(run: Run) -> None:
         run.scheme.check(run.objective, run.batch.size, run.batch.shards)
         for term in run.terms:
             term.check()
+        for regularizer in run.regularizers:
+            regularizer.check(run.objective)
     except ValueError as error:
         raise ConfigError(str(error)) from error
     try:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from service.models.pixels import cut_out
+from service.models.critic_augmentation import CriticAugmentation
+from service.models.pixels import cut_out, without_a_square
 
 #: How many uniform values an image takes: brightness, saturation, contrast, and two places.
 DRAWS = 7
 
 
-class DifferentiableAugmentation(nn.Module):
+class DifferentiableAugmentation(CriticAugmentation):
     """Images as a critic sees them while it is trained: other colours, moved, a part of them grey.
 
     Args:
@@ -21,25 +21,20 @@ class DifferentiableAugmentation(nn.Module):
         cutout: the side of the square that is made grey, as a share of their size.
     """
 
+    uniform_draws = DRAWS
+
     def __init__(self, colour: bool, translation: float, cutout: float) -> None:
         super().__init__()
         self.colour, self.translation, self.cutout = colour, translation, cutout
 
-    def forward(self, *images: Tensor) -> list[Tensor]:
-        """(N, C, H, W) in [-1, 1], several of a row if they go together: they are changed alike."""
-        if not self.training:
-            return list(images)
-        drawn = torch.rand(len(images[0]), DRAWS, device=images[0].device)
-        return [self.changed(of_rows, drawn) for of_rows in images]
-
-    def changed(self, images: Tensor, drawn: Tensor) -> Tensor:
+    def changed(self, images: Tensor, drawn: Tensor, normal: Tensor | None = None) -> Tensor:
         """Images, each as its row of `drawn`, (N, DRAWS) in [0, 1), says."""
         if self.colour:
             images = _coloured(images, *(column[:, None, None, None].to(images.dtype) for column in drawn.T[:3]))
         if self.translation:
             images = _moved(images, self.translation, drawn[:, 3:5])
         if self.cutout:
-            images = _without_a_square(images, self.cutout, drawn[:, 5:7])
+            images = without_a_square(images, self.cutout, drawn[:, 5:7])
         return images
 
 
@@ -56,15 +51,3 @@ def _moved(images: Tensor, share: float, drawn: Tensor) -> Tensor:
     most = [int(size * share + 0.5) for size in images.shape[2:]]
     places = [(of_images * (2 * far + 1)).long() for of_images, far in zip(drawn.T, most, strict=True)]
     return cut_out(F.pad(images, (most[1], most[1], most[0], most[0])), *places, *images.shape[2:])
-
-
-def _without_a_square(images: Tensor, share: float, drawn: Tensor) -> Tensor:
-    """Its centre may lie anywhere, so that a part of it may lie outside."""
-    inside = []
-    for size, of_images in zip(images.shape[2:], drawn.T, strict=True):
-        side = int(size * share + 0.5)
-        first = (of_images * (size + 1 - side % 2)).long()[:, None] - side // 2
-        places = torch.arange(size, device=images.device)
-        inside.append((places >= first) & (places < first + side))
-    square = inside[0][:, None, :, None] & inside[1][:, None, None, :]
-    return torch.where(square, 0, images)

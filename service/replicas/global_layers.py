@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 
 from service.models.blocks import GaussianNoise
-from service.models.differentiable_augmentation import DRAWS, DifferentiableAugmentation
+from service.models.critic_augmentation import CriticAugmentation
 from service.models.minibatch import MinibatchLayer
 from service.models.noisy import NoisyHeads
 from service.models.norms import SwitchableNorm
@@ -63,7 +63,7 @@ def _follower(module: nn.Module, batch: GlobalBatch, name: str) -> nn.Module:
         return module
     if isinstance(module, GaussianNoise):
         return KeyedNoise(module, batch, name)
-    if isinstance(module, DifferentiableAugmentation):
+    if isinstance(module, CriticAugmentation):
         return KeyedAugmentation(module, batch, name)
     tracks = isinstance(module, _NormBase) and module.track_running_stats
     draws = isinstance(module, nn.RReLU) or (isinstance(module, nn.MultiheadAttention) and module.dropout > 0)
@@ -189,17 +189,20 @@ class KeyedNoise(nn.Module):
 
 
 class KeyedAugmentation(nn.Module):
-    """Differentiable augmentation whose draws are keyed by (seed, step, layer, row)."""
+    """An augmentation of what critics see, whose draws are keyed by (seed, step, layer, row)."""
 
-    def __init__(self, plain: DifferentiableAugmentation, batch: GlobalBatch, name: str) -> None:
+    def __init__(self, plain: CriticAugmentation, batch: GlobalBatch, name: str) -> None:
         super().__init__()
         self.plain, self.name, self.batch = plain, name, batch
 
     def forward(self, *images: Tensor) -> list[Tensor]:
         if not self.training:
             return list(images)
-        drawn = self.batch.uniform(self.batch.layer_key(self.name), DRAWS)
-        return [self.plain.changed(of_rows, drawn) for of_rows in images]
+        key, normal = self.batch.layer_key(self.name), None
+        uniform = self.batch.uniform(key, self.plain.uniform_draws)
+        if self.plain.normal_draws:
+            normal = self.batch.normal(f"{key}, normal", self.plain.normal_draws)
+        return [self.plain.changed(of_rows, uniform, normal) for of_rows in images]
 
 
 def _channels(values: Tensor, like: Tensor) -> Tensor:

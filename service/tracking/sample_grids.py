@@ -37,7 +37,7 @@ def single(image: Tensor) -> Image.Image:
 
 
 def curves(history: Sequence[tuple[int, Mapping[str, float]]], file: Path) -> None:
-    """Plot logged values, (step, values by name), into a PNG: losses, weights and diversity."""
+    """Plot logged values, (step, values by name), into a PNG: losses, weights, augmentation and diversity."""
     import matplotlib
 
     matplotlib.use("agg")
@@ -47,6 +47,7 @@ def curves(history: Sequence[tuple[int, Mapping[str, float]]], file: Path) -> No
     panels = {
         "loss": [name for name in names if name.startswith("loss/")],
         "weight": [name for name in names if name.startswith("weight/")],
+        "augmentation": [name for name in names if name.startswith("augmentation/")],
         "diversity": [name for name in names if name == "diversity"],
     }
     shown = {title: lines for title, lines in panels.items() if lines}

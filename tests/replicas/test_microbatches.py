@@ -22,6 +22,10 @@ ROW_BY_ROW = {
     "half of the batch for the critic, R1": [
         *_STAR, "scheme={name: alternating, critic_batch: 5}", "regularizers=[{name: r1, every: 2}]",
     ],
+    "adaptive augmentation": [
+        *_STAR, "scheme={name: joint, balance: validity}",
+        "regularizers=[{name: ada, every: 1, images: 100, probability: 0.5}]",
+    ],
     "pools of two domains": [
         option.replace("switchable", "instance") for option in TRANSLATIONS["cyclegan, pools, switchable norms, gates"]
     ],

@@ -80,6 +80,13 @@ OTHERS = {
         "batch.size=20", "optimizer.decay={start: 5, steps: 20}", "ema={half_life_images: 100}",
         "regularizers=[{name: instance_noise, steps: 15}, diff_augment]",
     ],
+    "adaptive augmentation, joint": [
+        "batch.size=20", "batch.shards=2", "regularizers=[{name: ada, every: 2, images: 400, probability: 0.5}]",
+    ],
+    "adaptive augmentation, two critic steps, gradient penalty": [
+        "batch.size=20", "scheme=alternating", "scheme.order=critic_first", "scheme.critic_steps=2", "objective=lsgan",
+        "regularizers=[{name: ada, every: 3, images: 400, probability: 0.5}, gradient_penalty]",
+    ],
     "info, joint, four critics at two scales": [
         "batch.size=20", "task={name: info, label_weight: 0.4}", "critics={count: 2, scales: 2}",
         "network.critic_stages=2",
@@ -266,6 +273,7 @@ def test_no_objective_costs_more_than_one_collective(digits: Location) -> None:
     runs["two critics, heads, a term"] = [
         "batch.size=12", PLAIN, "critics.count=2", "task=info", "terms=total_variation",
     ]  # fmt: skip
+    runs["adaptive augmentation"] = ["batch.size=12", PLAIN, "regularizers=ada"]
     for name, sizes in run_replicas(2, count_collectives, digits.path, runs).items():
         of_generator = 3 if "sim_cosine" in name else 0  # Its batch norms.
         updates = 2 if name.startswith("in turn") else 1

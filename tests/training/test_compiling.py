@@ -121,6 +121,16 @@ def test_a_penalty_that_is_not_due_at_every_step_takes_no_new_code(digits: Locat
     assert distance(found, plain) < 1e-9
 
 
+@pytest.mark.parametrize("scheme", ["joint", "alternating"])
+def test_a_probability_of_augmentation_that_changes_takes_no_new_code(scheme: str, digits: Location) -> None:
+    words = ["batch.size=8", f"scheme={scheme}", "regularizers=[{name: ada, every: 2, images: 80, probability: 0.5}]"]
+    plain, _ = trained(0, 1, digits.path, words, "aot_eager", 6)
+    found, recompiled = trained(0, 1, digits.path, ["compile=true", *words], "aot_eager", 6)
+    assert recompiled == 0
+    assert distance(found, plain) < 1e-9
+    assert plain["critic.image.augmentation.plain.probability"] != 0.5
+
+
 def test_bfloat16_is_that_of_a_plain_step(digits: Location) -> None:
     plain, _ = trained(0, 1, digits.path, ["batch.size=8"], "aot_eager", 3, "bfloat16")
     found, recompiled = trained(0, 1, digits.path, ["compile=true", "batch.size=8"], "aot_eager", 3, "bfloat16")

@@ -1,4 +1,4 @@
-"""What changes with the step: a generator's average, noise that fades, rates that fall."""
+"""What changes with the step: a generator's average, noise that fades, rates that fall, augmentation that adapts."""
 
 import copy
 
@@ -6,10 +6,15 @@ import pytest
 import torch
 from torch import nn
 
+from pipelines.loading.loader import open_loader
+from pipelines.storage.location import Location
+from service.configuration.recipe import load
 from service.models.blocks import GaussianNoise
+from service.replicas.accelerators.torch_distributed import TorchDistributed
 from service.replicas.collectives import OneReplica
 from service.replicas.global_batch import GlobalBatch
 from service.replicas.global_layers import follow_global_batch
+from service.runs.on_replica.replica import Replica
 from service.training.ema import Average, Ema
 from service.training.optimizers import Decay
 from service.training.optimizers.adam import Adam
@@ -80,3 +85,20 @@ def test_rates_fall_in_a_straight_line_from_a_step_on() -> None:
     for step, expected in ((0, 0.1), (10, 0.1), (15, 0.075), (29, 0.005), (30, 0.0), (99, 0.0)):
         options.schedule(built, step)
         assert built.param_groups[0]["lr"] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("scheme", ["joint", "{name: alternating, order: critic_first, critic_steps: 4}"])
+def test_a_probability_of_augmentation_is_shown_as_it_rises(scheme: str, digits: Location) -> None:
+    """By a tenth with every 40 images of four batches, as long as more than a few are taken for real."""
+    ada = "regularizers=[{name: ada, images: 400, target: -0.9}]"
+    run = load("digits", ["batch.size=10", f"scheme={scheme}", ada, "network.critic_batch_norm=false"])
+    loader = open_loader(digits, run.data.transform, run.batch.size, run.seed)
+    replica = Replica(run, TorchDistributed(torch.device("cpu")), loader)
+    for network in replica.critics.modules():
+        if isinstance(network, nn.Linear) and network.out_features == 1:
+            nn.init.constant_(network.bias, 10.0)
+    found = [replica.step(step)["augmentation/image"].item() for step in range(9)]
+    each = 4 if scheme == "joint" else 1
+    # Its last batch counts at the next update of the critic: four such updates are one step of the other scheme.
+    expected = [step // each / 10 for step in range(9)]
+    assert found == pytest.approx(expected)

@@ -103,7 +103,7 @@ def test_every_combination_stays_on_the_device(task: str, data: dict[str, Locati
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize(
-    "regularizer", ["gradient_penalty", "r1", "r2", "dragan", "spectral_norm", "instance_noise", "diff_augment"]
+    "regularizer", ["gradient_penalty", "r1", "r2", "dragan", "spectral_norm", "instance_noise", "diff_augment", "ada"]
 )
 def test_regularizers_stay_on_the_device(regularizer: str, dtype: str, digits: Location) -> None:
     words = ["batch.size=8", "network.generator_channels=4", "network.critic_channels=4", f"dtype={dtype}", "ema={}"]

@@ -55,6 +55,11 @@ class Objective(Component):
         """How real the critic holds samples to be, 0 to 1 where it is sure; None where logits have no such scale."""
         return None
 
+    def verdicts(self, logits: Tensor) -> Tensor | None:
+        """1 where the critic takes samples for real, -1 where for fake; None where logits alone do not say."""
+        validity = self.validity(logits)
+        return None if validity is None else (validity - 0.5).sign()
+
 
 def batch_mean(values: Tensor) -> Tensor:
     """(shards, S, F) -> (shards,)."""

@@ -21,3 +21,6 @@ class Hinge(Objective):
 
     def critic(self, fake: Scores, real: Scores) -> tuple[Tensor, Tensor]:
         return batch_mean(F.relu(1 - real.logits)), batch_mean(F.relu(1 + fake.logits))
+
+    def verdicts(self, logits: Tensor) -> Tensor:
+        return logits.sign()

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pipelines.components import Component
+from service.losses.objectives import Objective, Scores
 from service.replicas.global_batch import GlobalBatch
 from service.tasks import View
 
@@ -23,11 +24,21 @@ class Regularizer(Component):
         """Whether it has a penalty."""
         return type(self).penalty is not Regularizer.penalty
 
+    def check(self, objective: Objective) -> None:
+        """Raise ValueError, with the reason, if critics that are trained so cannot be regularized so."""
+
     def prepare(self, critics: nn.ModuleDict) -> None:
         """Change new critics, which are by game."""
 
     def prepare_generator(self, generator: nn.Module) -> None:
         """Change a new generator; what is registered is a plain one, with the weights that it computes with."""
+
+    def see_real(self, critic: nn.Module, scores: Scores, objective: Objective) -> None:
+        """Look at what a critic says of the whole batch's real samples, the same on every replica."""
+
+    def metrics(self, critics: nn.ModuleDict) -> dict[str, Tensor]:
+        """What is to be shown of it beside the losses, each a 0-dimensional tensor of its own."""
+        return {}
 
     def penalty(self, critic: Critic, fake: View, real: View, batch: GlobalBatch) -> Tensor | None:
         """A weighted loss of the critic's, (N,), beside the adversarial ones; differentiable."""

@@ -7,9 +7,10 @@ images go through the same changes, and gradients back through them, the generat
 from __future__ import annotations
 
 from pydantic import Field
-from torch import Tensor, nn
+from torch import nn
 
 from service.losses.regularizers import Regularizer
+from service.models.critic_augmentation import AugmentedCritic
 from service.models.differentiable_augmentation import DifferentiableAugmentation
 
 
@@ -25,21 +26,4 @@ class DiffAugment(Regularizer):
     def prepare(self, critics: nn.ModuleDict) -> None:
         for game, critic in critics.items():
             augmentation = DifferentiableAugmentation(self.colour, self.translation, self.cutout)
-            critics[game] = _Augmented(augmentation, critic)
-
-
-class _Augmented(nn.Module):
-    """A critic behind an augmentation."""
-
-    def __init__(self, augmentation: nn.Module, critic: nn.Module) -> None:
-        super().__init__()
-        self.augmentation, self.critic = augmentation, critic
-
-    def forward(self, images: Tensor, *given: Tensor) -> Tensor:
-        if given and given[0].dim() == images.dim():  # Images too, such as what a translation is made of.
-            images, *given_changed = self.augmentation(images, *given)
-            given = tuple(given_changed)
-        else:
-            (images,) = self.augmentation(images)
-        outputs: Tensor = self.critic(images, *given)
-        return outputs
+            critics[game] = AugmentedCritic(augmentation, critic)

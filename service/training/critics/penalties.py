@@ -1,4 +1,4 @@
-"""Regularizers at work: what all of them add to the critics' loss."""
+"""Regularizers at work: what all of them add to the critics' loss, and what they see."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from service.losses.objectives import Objective, Scores
 from service.losses.regularizers import Regularizer
 from service.replicas.global_batch import GlobalBatch
 from service.replicas.microbatches import by_microbatch
@@ -37,6 +38,15 @@ def penalties(
             if penalty is not None:
                 total = total + penalty / len(critics)
     return total
+
+
+def see_real(
+    regularizers: Sequence[Regularizer], objective: Objective, critics: nn.ModuleDict, whole: Sequence[Scores]
+) -> None:
+    """Show regularizers what each critic says of the whole batch's real samples."""
+    for regularizer in regularizers:
+        for critic, scores in zip(critics.values(), whole, strict=True):
+            regularizer.see_real(critic, scores, objective)
 
 
 def _penalty(

@@ -32,6 +32,7 @@ class Stepper(ABC):
     optimizers: Mapping[str, torch.optim.Optimizer]
     divergence: Divergence
     fakes: Tensor
+    _context: TrainingContext
     _penalty: Tensor | None = None
 
     @abstractmethod
@@ -43,7 +44,9 @@ class Stepper(ABC):
         """
 
     def latest(self, metrics: dict[str, Tensor], due: list[bool]) -> dict[str, Tensor]:
-        """`metrics`, with the penalty of the last step that had one, which is not every step, if there was one."""
+        """`metrics` and regularizers' own, with the penalty of the last step that had one, if there was one."""
+        for regularizer in self._context.regularizers:
+            metrics |= regularizer.metrics(self._context.critics)
         if "loss/penalty" in metrics and any(due):
             self._penalty = metrics["loss/penalty"]
         elif metrics.pop("loss/penalty", None) is not None and self._penalty is not None:

@@ -21,7 +21,7 @@ from service.training.critics.passes import (
     gather_scores,
     run_critic,
 )
-from service.training.critics.penalties import penalties
+from service.training.critics.penalties import penalties, see_real
 from service.training.health.divergence import Divergence
 from service.training.schemes import Read, Scheme, Stepper
 
@@ -245,6 +245,7 @@ class _CriticLoss(nn.Module):
         if context.regularizers:
             terms += [self.penalties(context.regularizers, due, self.critics, shown, seen, task.heads, batch)]
         whole, others = gather_scores(outputs, task.heads, batch, terms)
+        see_real(context.regularizers, context.objective, self.critics, [on_real for on_real, _ in whole])
         losses = [torch.stack(context.objective.critic(on_fake, on_real)).mean(1) for on_real, on_fake in whole]
         adversarial, besides = torch.stack(losses).mean(0), others.mean(1)
         if real_alone:

@@ -23,7 +23,7 @@ from service.tasks import Samples, View, mean_terms
 from service.training.context import TrainingContext
 from service.training.critics.joint_passes import two_passes, with_frozen_critic
 from service.training.critics.passes import GENERATED, CriticOutputs, gather_scores, run_critic
-from service.training.critics.penalties import penalties
+from service.training.critics.penalties import penalties, see_real
 from service.training.health.divergence import Divergence
 from service.training.schemes import Read, Scheme, Stepper
 
@@ -89,8 +89,7 @@ class JointStepper(Stepper):
             self._previous = {game: _blank(view) for game, view in context.task.seen(real).items()}
             self._rows = batch.own_rows
         context.mend()
-        draw = context.draw(self._scheme.latent_steps)
-        due = context.due(step)
+        draw, due = context.draw(self._scheme.latent_steps), context.due(step)
         self._optimizer.zero_grad(set_to_none=True)
         loss, made, losses, weights, others = self._loss(draw, real, self._previous, self._rows, due)
         loss.backward()
@@ -177,6 +176,7 @@ class _JointLoss(nn.Module):
         if context.regularizers:
             terms += [self.penalties(context.regularizers, due, self.critics, detached, seen, task.heads, batch)]
         whole, others = gather_scores(outputs, task.heads, batch, terms)
+        see_real(context.regularizers, context.objective, self.critics, [on_real for _, on_real, _ in whole])
         losses, weights = (torch.stack(found) for found in zip(*map(self._weighted, whole), strict=True))
         # Shards are summed, not averaged: the author's TPU-like loop accumulates one backward pass a shard.
         loss = (weights * losses).sum((1, 2)).mean()
