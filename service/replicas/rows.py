@@ -75,6 +75,7 @@ class Rows:
             that it has read of a batch of `size` [default: those]. Where tensors span all hosts, it has all rows.
 
     Attributes:
+        whole_size: `size`, also while the batch is subsampled.
         own_rows: the rows that this replica has of one pass.
         arithmetic: what networks compute within (`service.replicas.products`).
         noise: makes a step's draws at once; None: each is made by itself, as a compiler sees all of them anyhow.
@@ -91,7 +92,7 @@ class Rows:
         dtype: torch.dtype = torch.float32,
         place: Callable[[int, int, int], Tensor] | None = None,
     ) -> None:
-        self.size = size
+        self.size = self.whole_size = size
         self.shards = shards
         self.group_size = size // shards
         self.seed = seed

@@ -54,8 +54,8 @@ class TrainingContext:
 
     def optimizer_of(self, *modules: nn.Module) -> torch.optim.Optimizer:
         """One optimizer over all parameters of the modules; critics may have a learning rate of their own."""
-        options = self.optimizer
-        rates = {True: options.critic_learning_rate or options.learning_rate, False: options.learning_rate}
+        options, rate = self.optimizer, self.optimizer.first_rate
+        rates = {True: options.critic_learning_rate or rate, False: rate}
         groups = [
             {"params": list(module.parameters()), "lr": rate, "initial_lr": rate}
             for module, rate in ((module, rates[module is self.critics]) for module in modules)

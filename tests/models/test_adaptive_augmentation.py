@@ -228,7 +228,7 @@ def test_the_probability_follows_the_signs_of_real_logits() -> None:
 
 @pytest.mark.parametrize("objective", ["wgan", "relativistic", "softmax"])
 def test_objectives_whose_logits_have_no_sign_are_refused(objective: str) -> None:
-    with pytest.raises(ConfigError, match=f"logits of objective {objective} do not say whether .* choose diff_augment"):
+    with pytest.raises(ConfigError, match=f"logits of objective {objective} do not say whether .* set target to null"):
         load("digits", ["regularizers=ada", f"objective={objective}", "scheme=alternating"])
 
 

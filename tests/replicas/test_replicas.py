@@ -87,6 +87,14 @@ OTHERS = {
         "batch.size=20", "scheme=alternating", "scheme.order=critic_first", "scheme.critic_steps=2", "objective=lsgan",
         "regularizers=[{name: ada, every: 3, images: 400, probability: 0.5}, gradient_penalty]",
     ],
+    "cosine schedules of squares, average, augmentation and gradient penalty": [
+        "batch.size=20", "objective={name: relativistic, against: partner}", "scheme=alternating",
+        "scheme.critic_batch=10",
+        "optimizer.betas=[0, {base: 0.9, final: 0.99, steps: 9}]",
+        "ema={half_life_images: {base: 0, final: 100, images: 200}}",
+        "regularizers=[{name: r1, every: 1, weight: {base: 2, final: 0.2, images: 160}}, "
+        "{name: ada, target: null, probability: {base: 0, final: 0.5, steps: 8}}]",
+    ],
     "info, joint, four critics at two scales": [
         "batch.size=20", "task={name: info, label_weight: 0.4}", "critics={count: 2, scales: 2}",
         "network.critic_stages=2",

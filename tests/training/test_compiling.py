@@ -121,6 +121,19 @@ def test_a_penalty_that_is_not_due_at_every_step_takes_no_new_code(digits: Locat
     assert distance(found, plain) < 1e-9
 
 
+def test_schedules_take_no_new_code(digits: Location) -> None:
+    words = [
+        "batch.size=8", "network.critic_batch_norm=false", "ema={half_life_images: {base: 0, final: 50, images: 60}}",
+        "optimizer.betas=[0, {base: 0.9, final: 0.99, steps: 6}]",
+        "regularizers=[{name: r1, every: 1, weight: {base: 2, final: 0, images: 60}}, "
+        "{name: ada, target: null, probability: {base: 0.1, final: 1, images: 60}}]",
+    ]  # fmt: skip
+    plain, _ = trained(0, 1, digits.path, words, "aot_eager", 6)
+    found, recompiled = trained(0, 1, digits.path, ["compile=true", *words], "aot_eager", 6)
+    assert recompiled == 0
+    assert distance(found, plain) < 1e-9
+
+
 @pytest.mark.parametrize("scheme", ["joint", "alternating"])
 def test_a_probability_of_augmentation_that_changes_takes_no_new_code(scheme: str, digits: Location) -> None:
     words = ["batch.size=8", f"scheme={scheme}", "regularizers=[{name: ada, every: 2, images: 80, probability: 0.5}]"]

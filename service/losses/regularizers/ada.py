@@ -7,6 +7,7 @@ heart: its verdicts on images that it has not seen would be others. Then more im
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Annotated
 
 import torch
 from pydantic import Field
@@ -15,8 +16,10 @@ from torch import Tensor, nn
 from pipelines.components import name_of
 from service.losses.objectives import Objective, Scores
 from service.losses.regularizers import Regularizer
+from service.losses.schedules import Cosine, Scheduled, first, within
 from service.models.adaptive_augmentation import AdaptiveAugmentation
 from service.models.critic_augmentation import AugmentedCritic
+from service.replicas.global_layers import KeyedAugmentation
 
 
 class Ada(Regularizer):
@@ -25,14 +28,15 @@ class Ada(Regularizer):
     It is the metric ``augmentation/CRITIC``, and continues in checkpoints.
     """
 
-    #: What the mean sign of a critic's logits of real images is held to; they are the paper's r_t.
-    target: float = Field(0.6, gt=-1, lt=1)
+    #: What the mean sign of a critic's logits of real images, the paper's r_t, is held to; none, and the probability
+    #: stays as it is, or follows its schedule.
+    target: float | None = Field(0.6, gt=-1, lt=1)
     #: Batches of real images between two changes of the probability.
     every: int = Field(4, ge=1)
     #: Images in which the probability goes from 0 to 1; the authors take 100,000 when they start from a checkpoint.
     images: int = Field(500_000, ge=1)
-    #: The probability at first.
-    probability: float = Field(0.0, ge=0, le=1)
+    #: The probability at first or, without a target, always.
+    probability: Annotated[Scheduled, within(ge=0, le=1)] = 0.0
     #: What the probability is multiplied by for mirroring, quarter turns, and moves by whole pixels.
     blit: float = Field(1.0, ge=0, le=1)
     #: For scales, turns, and moves by less than a pixel.
@@ -43,18 +47,29 @@ class Ada(Regularizer):
     cutout: float = Field(1.0, ge=0, le=1)
 
     def check(self, objective: Objective) -> None:
+        if self.target is None:
+            return
+        if isinstance(self.probability, Cosine):
+            raise ValueError(
+                "regularizers ada: its probability either has a schedule, or follows a target; set target to null, or "
+                "probability to a number"
+            )
         if objective.verdicts(torch.zeros(1, 1, 1)) is None:
             raise ValueError(
                 f"regularizers ada: logits of objective {name_of(objective)} do not say whether an image is taken for "
-                "real; choose diff_augment, or another objective"
+                "real; set target to null and a probability, or choose another objective"
             )
 
     def prepare(self, critics: nn.ModuleDict) -> None:
         for game, critic in critics.items():
-            augmentation = AdaptiveAugmentation(self.blit, self.geometry, self.colour, self.cutout, self.probability)
+            augmentation = AdaptiveAugmentation(
+                self.blit, self.geometry, self.colour, self.cutout, first(self.probability)
+            )
             critics[game] = AugmentedCritic(augmentation, critic)
 
     def see_real(self, critic: nn.Module, scores: Scores, objective: Objective) -> None:
+        if self.target is None:
+            return
         verdicts = objective.verdicts(scores.logits.detach())
         assert verdicts is not None, "refused"
         for augmentation in _of(critic):
@@ -62,8 +77,14 @@ class Ada(Regularizer):
 
     def mend(self, critics: nn.ModuleDict) -> None:
         # Not where verdicts are seen: compiled code may look at the probability again for the gradient.
-        for augmentation in _of(critics):
-            augmentation.adapt(self.target, self.every, self.images)
+        for layer in critics.modules():
+            if not (isinstance(layer, KeyedAugmentation) and isinstance(layer.plain, AdaptiveAugmentation)):
+                continue
+            if isinstance(self.probability, Cosine):
+                scheduled = self.probability.on_device(layer.batch.step, layer.batch.whole_size)
+                layer.plain.probability.copy_(scheduled)
+            elif self.target is not None:
+                layer.plain.adapt(self.target, self.every, self.images)
 
     def metrics(self, critics: nn.ModuleDict) -> dict[str, Tensor]:
         return {

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from service.losses.regularizers import Critic, Regularizer, gradient_of, per_sample
+from service.losses.schedules import Scheduled, now, within
 from service.replicas.global_batch import GlobalBatch
 from service.tasks import View
 
@@ -20,7 +21,7 @@ class DRAGAN(Regularizer):
     batch's; the paper (``normal``) stands at ``x + N(0, scale^2)``.
     """
 
-    weight: float = Field(10.0, ge=0)
+    weight: Annotated[Scheduled, within(ge=0)] = 10.0
     noise: Literal["uniform", "normal"] = "uniform"
     scale: float = Field(0.5, gt=0)
 
@@ -33,7 +34,7 @@ class DRAGAN(Regularizer):
             noise = batch.uniform("dragan", pixels).view_as(images).to(images.dtype)
             disturbed = images + share * self.scale * _deviation(images, batch) * noise
         norms: Tensor = gradient_of(critic, real._replace(images=disturbed)).flatten(1).norm(dim=1)
-        return (norms - 1).square() * self.weight
+        return (norms - 1).square() * now(self.weight, batch)
 
 
 def _deviation(images: Tensor, batch: GlobalBatch) -> Tensor:

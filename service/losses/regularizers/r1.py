@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from pydantic import Field
 from torch import Tensor
 
 from service.losses.regularizers import Critic, Regularizer, gradient_of
+from service.losses.schedules import Scheduled, now, within
 from service.replicas.global_batch import GlobalBatch
 from service.tasks import View
 
@@ -13,15 +16,15 @@ from service.tasks import View
 class R1(Regularizer):
     """``weight / 2 |gradient|^2``, every so many steps and as many times as heavy (Karras et al. 2020: 16)."""
 
-    weight: float = Field(10.0, ge=0)
+    weight: Annotated[Scheduled, within(ge=0)] = 10.0
     every: int = Field(16, ge=1)
 
     def due(self, step: int) -> bool:
         return step % self.every == 0
 
     def penalty(self, critic: Critic, fake: View, real: View, batch: GlobalBatch) -> Tensor:
-        return self.at(critic, real)
+        return self.at(critic, real, batch)
 
-    def at(self, critic: Critic, view: View) -> Tensor:
+    def at(self, critic: Critic, view: View, batch: GlobalBatch) -> Tensor:
         """(N,), the penalty of these images."""
-        return self.every * self.weight / 2 * gradient_of(critic, view).flatten(1).square().sum(1)
+        return self.every * now(self.weight, batch) / 2 * gradient_of(critic, view).flatten(1).square().sum(1)

@@ -17,4 +17,4 @@ class R2(R1):
     """``weight / 2 |gradient|^2`` at generated images; its options are R1's."""
 
     def penalty(self, critic: Critic, fake: View, real: View, batch: GlobalBatch) -> Tensor:
-        return self.at(critic, fake)
+        return self.at(critic, fake, batch)

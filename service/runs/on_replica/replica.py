@@ -67,7 +67,7 @@ class Replica:
     def step(self, step: int) -> dict[str, Tensor]:
         """Train on the batch of `step`; returns batch-global losses and weights, on the device."""
         for optimizer in self._stepper.optimizers.values():
-            self._run.optimizer.schedule(optimizer, step)
+            self._run.optimizer.schedule(optimizer, step, self._run.batch.size)
         if self._run.network.last_stage(self._run.image):
             self._grow(step)
         with self._batch.arithmetic:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from pipelines.components import Component, Options
+from service.losses.schedules import Cosine, Scheduled, first, within
 
 #: How an optimizer computes its update on the hardware at hand, which torch keeps among its options.
 _IMPLEMENTATION = ("fused", "foreach", "capturable")
@@ -30,19 +31,28 @@ class Decay(Options):
 class Optimizer(Component):
     """Options of an optimizer; critics may have a learning rate of their own."""
 
-    learning_rate: float = Field(2e-4, gt=0)
-    critic_learning_rate: float | None = Field(None, gt=0, description="[default: learning_rate]")
+    learning_rate: Annotated[Scheduled, within(gt=0, ends={"ge": 0})] = 2e-4
+    critic_learning_rate: float | None = Field(None, gt=0, description="[default: learning_rate]; falls as that does")
     decay: Decay | None = None
+
+    @property
+    def first_rate(self) -> float:
+        """The learning rate at the first step."""
+        return first(self.learning_rate)
 
     @abstractmethod
     def build(self, groups: list[dict[str, Any]], fused: bool) -> torch.optim.Optimizer:
         """A new optimizer of groups of parameters, each with its ``lr``; fused, if that exists."""
 
-    def schedule(self, built: torch.optim.Optimizer, step: int) -> None:
-        """Give every group of a built optimizer its rate at `step`, a function of that alone."""
-        if self.decay is not None:
-            for group in built.param_groups:
-                group["lr"] = group["initial_lr"] * self.decay.share(step)
+    def schedule(self, built: torch.optim.Optimizer, step: int, batch_size: int) -> None:
+        """Give every group of a built optimizer its options at `step`, which depend on that alone."""
+        if self.decay is None and not isinstance(self.learning_rate, Cosine):
+            return
+        share = 1.0 if self.decay is None else self.decay.share(step)
+        if isinstance(self.learning_rate, Cosine):
+            share *= self.learning_rate.at(step, batch_size) / self.learning_rate.base
+        for group in built.param_groups:
+            group["lr"] = group["initial_lr"] * share
 
 
 def state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import torch
 from pydantic import Field
 
+from service.losses.schedules import Cosine, Scheduled, first, within
 from service.training.optimizers import Optimizer
 from service.training.uncompiled import uncompiled
 
@@ -16,8 +17,16 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 class Adam(Optimizer):
     """The defaults are SelfGAN's."""
 
-    betas: tuple[Share, Share] = (0.5, 0.999)
+    betas: tuple[Share, Annotated[Scheduled, within(ge=0, lt=1)]] = (0.5, 0.999)
     eps: float = Field(1e-8, gt=0)
 
     def build(self, groups: list[dict[str, Any]], fused: bool) -> torch.optim.Optimizer:
-        return uncompiled(torch.optim.Adam)(groups, lr=self.learning_rate, betas=self.betas, eps=self.eps, fused=fused)
+        betas = self.betas[0], first(self.betas[1])
+        return uncompiled(torch.optim.Adam)(groups, lr=self.first_rate, betas=betas, eps=self.eps, fused=fused)
+
+    def schedule(self, built: torch.optim.Optimizer, step: int, batch_size: int) -> None:
+        super().schedule(built, step, batch_size)
+        momentum, squares = self.betas
+        if isinstance(squares, Cosine):
+            for group in built.param_groups:
+                group["betas"] = (momentum, squares.at(step, batch_size))
