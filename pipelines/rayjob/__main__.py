@@ -1,8 +1,9 @@
 """What the CronJob's pod runs: starts a retraining on a cluster, waits for it, and passes its verdict on.
 
-It clones a suspended RayJob, or with `--submit` hands the command to a Ray cluster that is there. Exit codes: 0 for a
-retraining that came to a verdict, whatever that is, and when one is running already; 1 for one that failed; 2 for a
-mistake in the call or in what is installed.
+It clones a suspended RayJob, and once more if the cluster ended the first copy, and not the retraining itself. With
+`--submit` it hands the command to a Ray cluster that is there. Exit codes: 0 for a retraining that came to a verdict,
+whatever that is, and when one is running already; 1 for one that failed; 2 for a mistake in the call or in what is
+installed.
 """
 
 from __future__ import annotations
@@ -12,13 +13,14 @@ import contextlib
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
 from pipelines.exit_codes import ExitCode, exit_with
+from pipelines.rayjob import attempts
 from pipelines.rayjob.launches import Launch, LaunchError, Outcome, altered_by_a_shell, ended
-from pipelines.rayjob.rayjobs import RayJobs, start
 
 Look = Callable[[], Outcome | None]
 
@@ -32,8 +34,8 @@ examples:
 """
 
 
-def wait(look: Look, poll_seconds: float, timeout_seconds: float) -> Outcome:
-    """Look until there is an outcome."""
+def wait(look: Look, poll_seconds: float, timeout_seconds: float, since: float) -> Outcome:
+    """Look until there is an outcome, or the time is over that began at `since` of the monotonic clock."""
     import tenacity
 
     late = Outcome(
@@ -42,7 +44,7 @@ def wait(look: Look, poll_seconds: float, timeout_seconds: float) -> Outcome:
     outcome = tenacity.Retrying(
         retry=tenacity.retry_if_result(lambda outcome: outcome is None),
         wait=tenacity.wait_fixed(poll_seconds),
-        stop=tenacity.stop_after_delay(timeout_seconds),
+        stop=tenacity.stop_after_delay(since + timeout_seconds - time.monotonic()),
         retry_error_callback=lambda _: late,
     )(look)
     assert outcome is not None
@@ -68,31 +70,46 @@ def _parser() -> argparse.ArgumentParser:
 
 def _launched(arguments: argparse.Namespace, words: Sequence[str]) -> Outcome:
     launch = Launch(arguments.template, arguments.job, arguments.job_uid, arguments.queue)
-    begin = _submitted if arguments.submit else _cloned
-    done, look = begin(launch, arguments, words)
-    if done is None:
-        print(f"waiting for {launch.name}", flush=True)
-        done = wait(look, arguments.poll_seconds, arguments.timeout_seconds)
-    return done
+    return (_submitted if arguments.submit else _cloned)(launch, arguments, words)
 
 
-def _cloned(launch: Launch, arguments: argparse.Namespace, words: Sequence[str]) -> tuple[Outcome | None, Look]:
+def _cloned(launch: Launch, arguments: argparse.Namespace, words: Sequence[str]) -> Outcome:
+    from pipelines.rayjob.rayjobs import RayJobs, latest, start
+
     rayjobs = RayJobs(arguments.namespace, arguments.poll_seconds, arguments.patience_seconds)
+    since, attempt = time.monotonic(), latest(launch, rayjobs)
 
     def look() -> Outcome | None:
-        rayjob = rayjobs.get(launch.name)
+        rayjob = rayjobs.get(attempt.name)
         if rayjob is None:
-            return Outcome(ExitCode.FAILED, f"failed: RayJob {launch.name} was deleted")
+            return Outcome(ExitCode.FAILED, f"failed: RayJob {attempt.name} was deleted")
         return ended(rayjob)
 
-    return start(launch, rayjobs, words), look
+    while True:
+        if nothing_to_do := start(attempt, rayjobs, words):
+            return nothing_to_do
+        outcome = _waited(attempt, look, arguments, since)
+        rayjob = rayjobs.get(attempt.name)
+        following = attempts.following(attempt, rayjob) if rayjob else None
+        if rayjob is None or following is None:
+            return outcome
+        print(f"the cluster ended {attempt.name} ({attempts.lost(rayjob)}); {following.name} follows", flush=True)
+        time.sleep(attempts.leaving_seconds(rayjob))
+        attempt = following
 
 
-def _submitted(launch: Launch, arguments: argparse.Namespace, words: Sequence[str]) -> tuple[Outcome | None, Look]:
+def _submitted(launch: Launch, arguments: argparse.Namespace, words: Sequence[str]) -> Outcome:
     from pipelines.rayjob import ray_submission
 
     jobs = ray_submission.Submissions(arguments.submit, arguments.poll_seconds, arguments.patience_seconds)
-    return ray_submission.submit(launch, jobs, words), lambda: ray_submission.ended(jobs.find(launch.name))
+    if nothing_to_do := ray_submission.submit(launch, jobs, words):
+        return nothing_to_do
+    return _waited(launch, lambda: ray_submission.ended(jobs.find(launch.name)), arguments, time.monotonic())
+
+
+def _waited(launch: Launch, look: Look, arguments: argparse.Namespace, since: float) -> Outcome:
+    print(f"waiting for {launch.name}", flush=True)
+    return wait(look, arguments.poll_seconds, arguments.timeout_seconds, since)
 
 
 def _terminated(*_: object) -> NoReturn:

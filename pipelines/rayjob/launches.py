@@ -20,7 +20,7 @@ Resource = dict[str, Any]
 #: What KubeRay admits: it appends to the name until Kubernetes' 63 are full.
 LONGEST_NAME = 47
 TEMPLATE_LABEL, LAUNCH_LABEL, QUEUE_LABEL = "selfgan.io/template", "selfgan.io/launch", "kueue.x-k8s.io/queue-name"
-_FAILED_WITH = re.compile(r"entrypoint command failed with exit code (\d+)")
+_FAILED_WITH = re.compile(r"entrypoint command failed with exit code (-?\d+)")
 #: What a shell leaves as it is, however often one reads it: KubeRay hands an entry point through two.
 _PLAIN_WORD = re.compile(r"[\w@%+=:,./-]+", re.ASCII)
 _SENTENCES = {
@@ -53,21 +53,27 @@ class Launch:
         job: name of the batch Job whose pod this is.
         uid: that Job's; empty outside a cluster.
         queue: of Kueue, which then decides when the launch starts.
+        attempt: a launch that its cluster ended gets a second RayJob.
+        spent_seconds: how long the attempts before were active.
     """
 
     template: str
     job: str
     uid: str = ""
     queue: str | None = None
+    attempt: int = 1
+    spent_seconds: int = 0
 
     @property
     def name(self) -> str:
         """The job's name as KubeRay takes it: a DNS label of at most 47 characters that begins with a letter."""
+        behind = f"-{self.attempt}" if self.attempt > 1 else ""
+        most = LONGEST_NAME - len(behind)
         name = re.sub(r"[^a-z0-9-]", "-", self.job.lower()).strip("-")
         name = name if name[:1].isalpha() else f"job-{name}"
-        if len(name) <= LONGEST_NAME:
-            return name
-        return f"{name[: LONGEST_NAME - 9].rstrip('-')}-{hashlib.sha256(self.job.encode()).hexdigest()[:8]}"
+        if len(name) > most:
+            name = f"{name[: most - 9].rstrip('-')}-{hashlib.sha256(self.job.encode()).hexdigest()[:8]}"
+        return name + behind
 
     @property
     def labels(self) -> dict[str, str]:
@@ -83,10 +89,13 @@ def altered_by_a_shell(words: Iterable[str]) -> list[str]:
 def clone(template: Resource, launch: Launch, words: Sequence[str]) -> Resource:
     """A RayJob that does what the template says, with `words` behind its entry point.
 
-    It goes when its batch Job goes. With a queue it stays suspended: Kueue starts it.
+    It goes when its batch Job goes. With a queue it stays suspended: Kueue starts it. All attempts share the time that
+    the template gives.
     """
     metadata, spec = template["metadata"], copy.deepcopy(template["spec"])
     spec.pop("jobId", None)
+    if "activeDeadlineSeconds" in spec:
+        spec["activeDeadlineSeconds"] = max(1, spec["activeDeadlineSeconds"] - launch.spent_seconds)
     spec["suspend"] = launch.queue is not None
     spec["entrypoint"] = " ".join([spec["entrypoint"].strip(), *words])
     annotations = {
@@ -142,14 +151,20 @@ def ended(rayjob: Resource) -> Outcome | None:
     return None
 
 
+def stated_code(message: str) -> int | None:
+    """The exit code that Ray's message about a job states; behind its first line are the job's own words."""
+    stated = _FAILED_WITH.search(message.partition("\n")[0])
+    return int(stated[1]) if stated else None
+
+
 def judged(code: int | None, message: str) -> Outcome:
     """The outcome of a job with that exit code, or with the one that Ray's message states.
 
     A verdict is not a failure: a model that is held back is a retraining that worked.
     """
     if code is None:
-        stated = _FAILED_WITH.search(message.partition("\n")[0])  # Behind the first line are the job's own words.
-        code = int(stated[1]) if stated else ExitCode.FAILED
+        stated = stated_code(message)
+        code = ExitCode.FAILED if stated is None else stated
     if code in _SENTENCES:
         sentence = _SENTENCES[ExitCode(code)]
         if code == ExitCode.USER_ERROR:

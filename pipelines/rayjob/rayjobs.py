@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from pipelines.rayjob.attempts import MOST_ATTEMPTS
 from pipelines.rayjob.launches import (
     TEMPLATE_LABEL,
     Launch,
@@ -101,6 +103,16 @@ def _said(error: Any) -> str:
     with contextlib.suppress(ValueError, TypeError, KeyError):
         return str(json.loads(error.body)["message"])
     return str(error.reason)
+
+
+def latest(launch: Launch, rayjobs: RayJobs) -> Launch:
+    """The last attempt at the launch that somebody has made: a pod that was started again goes on with it."""
+    for attempt in range(MOST_ATTEMPTS, launch.attempt, -1):
+        later = replace(launch, attempt=attempt)
+        found = rayjobs.get(later.name)
+        if found is not None and belongs(found, later):
+            return later
+    return launch
 
 
 def start(launch: Launch, rayjobs: RayJobs, words: Sequence[str]) -> Outcome | None:

@@ -27,6 +27,8 @@ _LABEL = re.compile(r"[a-z]([a-z0-9-]*[a-z0-9])?")
 _LONGEST = {"RayJob": LONGEST_NAME, "RayCluster": 50, "CronJob": 52}
 #: The notice that a cloud gives before it takes a node away, at best.
 _NOTICE_SECONDS = 120
+#: What keeps Kubernetes' cluster autoscaler and Karpenter from emptying a node.
+_STAYS = {"cluster-autoscaler.kubernetes.io/safe-to-evict": "false", "karpenter.sh/do-not-disrupt": "true"}
 _SOME_DAY = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
 
 
@@ -137,6 +139,18 @@ def templates(manifests: list[Manifest]) -> Iterator[str]:
             yield f"{name_of(queue)}: Kueue would put the template into it, and start that"
 
 
+def heads(manifests: list[Manifest]) -> Iterator[str]:
+    """No node is emptied below a head: with it goes the whole run. Workers may go at any time."""
+    for ray in rays(manifests):
+        found = ray.spec["headGroupSpec"]["template"]["metadata"].get("annotations", {})
+        for annotation, value in _STAYS.items():
+            if found.get(annotation) != value:
+                yield f"{ray.where}: its head may be moved; the annotation {annotation} is not {value!r}"
+        for group in ray.groups:
+            for annotation in sorted(_STAYS.keys() & group["template"]["metadata"].get("annotations", {}).keys()):
+                yield f"{ray.where}: {annotation} keeps nodes that {group['groupName']} could do without"
+
+
 def autoscalers(manifests: list[Manifest]) -> Iterator[str]:
     for ray in rays(manifests):
         if not ray.spec.get("enableInTreeAutoscaling") or ray.spec.get("autoscalerOptions", {}).get("version") == "v1":
@@ -225,6 +239,7 @@ RULES: tuple[Rule, ...] = (
     tokens,
     name_lengths,
     templates,
+    heads,
     autoscalers,
     confinement,
     resources,

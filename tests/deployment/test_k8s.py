@@ -22,7 +22,7 @@ GONE = object()
 
 JOB, CRON, RAY = "RayJob/selfgan-retrain", "CronJob/selfgan-retrain", "RayCluster/selfgan"
 CLUSTER = "spec.rayClusterSpec"
-HEAD = f"{CLUSTER}.headGroupSpec.template.spec"
+HEAD, HEAD_ABOUT = f"{CLUSTER}.headGroupSpec.template.spec", f"{CLUSTER}.headGroupSpec.template.metadata"
 GROUP = f"{CLUSTER}.workerGroupSpecs.0"
 WORKER = f"{GROUP}.template.spec"
 LAUNCHER = "spec.jobTemplate.spec.template.spec"
@@ -155,6 +155,10 @@ MUTANTS: list[tuple[str, Edit, str]] = [
     ("templates", ("gpu", JOB, "spec.shutdownAfterJobFinishes", GONE), "refuses suspend"),
     ("templates", ("gpu", JOB, "spec.backoffLimit", 1), "try again"),
     ("templates", ("gpu", JOB, "metadata.labels", {QUEUE_LABEL: "selfgan"}), "Kueue would start"),
+    ("heads", ("gpu", JOB, f"{HEAD_ABOUT}.annotations", GONE), "safe-to-evict is not 'false'"),
+    ("heads", ("gpu", JOB, f"{HEAD_ABOUT}.annotations", {"karpenter.sh/do-not-disrupt": "true"}), "may be moved"),
+    ("heads", ("tpu", JOB, f"{HEAD_ABOUT}.annotations", GONE), "do-not-disrupt is not 'true'"),
+    ("heads", ("gpu", JOB, f"{GROUP}.template.metadata.annotations", {"karpenter.sh/do-not-disrupt": "true"}), "keeps"),
     ("confinement", ("gpu", JOB, f"{HEAD}.securityContext.runAsNonRoot", GONE), "as root"),
     ("confinement", ("gpu", JOB, f"{HEAD}.securityContext.runAsUser", 0), "as root"),
     ("confinement", ("gpu", JOB, f"{WORKER}.securityContext.seccompProfile", GONE), "no seccomp"),
