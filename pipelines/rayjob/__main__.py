@@ -58,6 +58,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("template", help="suspended RayJob to clone; with --submit, a name for jobs of this kind")
     parser.add_argument("--submit", metavar="ADDRESS", help="dashboard of a running Ray cluster to submit to")
     parser.add_argument("--queue", help="Kueue's LocalQueue, which then starts the RayJob")
+    parser.add_argument(
+        "--fewest",
+        type=int,
+        metavar="REPLICAS",
+        help="start with workers for so many, add the rest later [not by Kueue]",
+    )
     parser.add_argument("--job", default=os.environ.get("JOB_NAME"), help="batch Job of this pod [$JOB_NAME]")
     parser.add_argument("--job-uid", default=os.environ.get("JOB_UID", ""), help="its uid [$JOB_UID]")
     parser.add_argument("--namespace", default=os.environ.get("NAMESPACE"), help="[$NAMESPACE, or the pod's]")
@@ -69,20 +75,27 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _launched(arguments: argparse.Namespace, words: Sequence[str]) -> Outcome:
-    launch = Launch(arguments.template, arguments.job, arguments.job_uid, arguments.queue)
+    launch = Launch(arguments.template, arguments.job, arguments.job_uid, arguments.queue, arguments.fewest)
     return (_submitted if arguments.submit else _cloned)(launch, arguments, words)
 
 
 def _cloned(launch: Launch, arguments: argparse.Namespace, words: Sequence[str]) -> Outcome:
     from pipelines.rayjob.rayjobs import RayJobs, latest, start
+    from pipelines.rayjob.workers import growth
 
     rayjobs = RayJobs(arguments.namespace, arguments.poll_seconds, arguments.patience_seconds)
     since, attempt = time.monotonic(), latest(launch, rayjobs)
+    grown: set[str] = set()
 
     def look() -> Outcome | None:
         rayjob = rayjobs.get(attempt.name)
         if rayjob is None:
             return Outcome(ExitCode.FAILED, f"failed: RayJob {attempt.name} was deleted")
+        if attempt.name not in grown and (more := growth(rayjob, attempt)):
+            grown.add(attempt.name)
+            taken = rayjobs.grow(*more)
+            said = "asks for the rest of its workers" if taken else "takes no more workers than it has"
+            print(f"{attempt.name} runs, and its cluster {said}", flush=True)
         return ended(rayjob)
 
     while True:
@@ -127,6 +140,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("--job: names the launch; in a pod the downward API gives it as $JOB_NAME")
     if parsed.submit and not words:
         parser.error("--submit: needs a command, behind --")
+    if parsed.submit and parsed.fewest is not None:
+        parser.error("--fewest: a cluster that is there has the workers that it has; leave it out with --submit")
     if not parsed.submit and (altered := altered_by_a_shell(words)):
         parser.error(f"{altered[0]!r}: would be altered by the shells that KubeRay hands it to; put it in a recipe")
     signal.signal(signal.SIGTERM, _terminated)

@@ -53,6 +53,7 @@ class Launch:
         job: name of the batch Job whose pod this is.
         uid: that Job's; empty outside a cluster.
         queue: of Kueue, which then decides when the launch starts.
+        fewest: replicas to start with, if more are to be added later.
         attempt: a launch that its cluster ended gets a second RayJob.
         spent_seconds: how long the attempts before were active.
     """
@@ -61,6 +62,7 @@ class Launch:
     job: str
     uid: str = ""
     queue: str | None = None
+    fewest: int | None = None
     attempt: int = 1
     spent_seconds: int = 0
 
@@ -74,6 +76,11 @@ class Launch:
         if len(name) > most:
             name = f"{name[: most - 9].rstrip('-')}-{hashlib.sha256(self.job.encode()).hexdigest()[:8]}"
         return name + behind
+
+    @property
+    def grows(self) -> bool:
+        """Whether it starts with its fewest replicas. Kueue sets aside what it sees at first, and hears of no more."""
+        return self.fewest is not None and self.queue is None
 
     @property
     def labels(self) -> dict[str, str]:

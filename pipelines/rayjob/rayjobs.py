@@ -1,4 +1,4 @@
-"""RayJobs of a Kubernetes namespace: looked up, cloned from a suspended template, and waited for."""
+"""RayJobs of a Kubernetes namespace: looked up, cloned from a suspended template, and given more workers."""
 
 from __future__ import annotations
 
@@ -21,11 +21,13 @@ from pipelines.rayjob.launches import (
     overlap,
     running,
 )
+from pipelines.rayjob.workers import Patch, reduced
 
 T = TypeVar("T")
-_KIND = {"group": "ray.io", "version": "v1", "plural": "rayjobs"}
+_GROUP = {"group": "ray.io", "version": "v1"}
 _NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 _REQUEST_SECONDS = 30
+_JSON_PATCH = "application/json-patch+json"  # Else a patch says that it is merged, and replaces whole lists.
 
 
 class RayJobs:
@@ -44,7 +46,8 @@ class RayJobs:
             except config.ConfigException as error:
                 raise LaunchError(f"no Kubernetes cluster to talk to: {error}") from error
         own = _NAMESPACE.read_text().strip() if _NAMESPACE.exists() else "default"
-        self._scope = {**_KIND, "namespace": namespace or own}
+        self._clusters = {**_GROUP, "plural": "rayclusters", "namespace": namespace or own}
+        self._scope = {**_GROUP, "plural": "rayjobs", "namespace": namespace or own}
         self._api, self._error = client.CustomObjectsApi(), client.ApiException
         self._unreachable = urllib3.exceptions.HTTPError
         self._attempts = tenacity.Retrying(
@@ -97,6 +100,16 @@ class RayJobs:
             answers=[409],
         )
 
+    def grow(self, cluster: str, patch: Patch) -> bool:
+        """Whether a RayCluster takes the patch. It does not if it has gone, or the launcher has no right to."""
+        answer = self._ask(
+            lambda: self._api.patch_namespaced_custom_object(
+                **self._clusters, name=cluster, body=patch, _content_type=_JSON_PATCH, _request_timeout=_REQUEST_SECONDS
+            ),
+            answers=[403, 404, 409, 422],
+        )
+        return isinstance(answer, dict)
+
 
 def _said(error: Any) -> str:
     """The reason that the API gives, which for a RayJob that is not valid names the field."""
@@ -135,7 +148,7 @@ def start(launch: Launch, rayjobs: RayJobs, words: Sequence[str]) -> Outcome | N
             raise ConfigError(f"{launch.template}: is no template, its spec.suspend is not true")
         if others := running(rayjobs.of_template(launch.template), launch):
             return overlap(launch, others)
-        rayjobs.create(clone(template, launch, words))
+        rayjobs.create(clone(reduced(template, launch), launch, words))
         own = rayjobs.get(launch.name)
     if own is not None and not belongs(own, launch):
         raise LaunchError(f"there is a RayJob {launch.name} that this Job has not created")

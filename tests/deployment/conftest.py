@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -10,7 +11,7 @@ from tests.conftest import ROOT
 from tests.deployment.kubectl import NoKubectlError, build, kubectl
 from tests.deployment.kubernetes_objects import Manifest
 
-K8S = ROOT / "k8s"
+K8S, CRDS = ROOT / "k8s", ROOT.parent / "shared" / "crds"
 OVERLAYS = ("gpu", "tpu", "local", "gpu+kueue", "tpu+kueue")
 
 
@@ -32,3 +33,11 @@ def overlays(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Manifes
             (folder / "kustomization.yaml").write_text(text)
         built[name] = build(program, folder)
     return built
+
+
+@pytest.fixture
+def crds() -> Path:
+    """KubeRay's CRDs, which lie beside the checkout; a user does not have them."""
+    if not CRDS.exists():
+        pytest.skip(f"RAYJOB AND RAYCLUSTER NOT CHECKED AGAINST KUBERAY: {CRDS} is not there")
+    return CRDS

@@ -39,10 +39,14 @@ class KubernetesApi:
         self.stored: dict[str, RayJob] = {}
         self.created: list[str] = []
         self.requests: list[str] = []
+        #: What RayClusters were asked to change, by name.
+        self.patches: list[tuple[str, str, list[dict[str, Any]]]] = []
         self.course = course or []
         #: Statuses that the next requests are answered with; an answer may be lost behind the deed.
         self.failures: list[int] = []
         self.lost_answers = 0
+        #: The status that changes of RayClusters are answered with, if not 200.
+        self.refused: int | None = None
         self._lock = threading.Lock()
         api = self
 
@@ -90,7 +94,7 @@ class KubernetesApi:
             if self.failures:
                 code, answer = self.failures.pop(0), {"message": "etcdserver: request timed out"}
             else:
-                code, answer = self._answer(request.command, request.path, json.loads(body) if body else {})
+                code, answer = self._answer(request, json.loads(body) if body else {})
                 if request.command == "POST" and self.lost_answers:
                     self.lost_answers -= 1
                     code, answer = 504, {"message": "the answer was lost"}
@@ -101,9 +105,14 @@ class KubernetesApi:
         request.end_headers()
         request.wfile.write(content)
 
-    def _answer(self, method: str, path: str, body: RayJob) -> tuple[int, RayJob]:
-        url = urlsplit(path)
+    def _answer(self, request: BaseHTTPRequestHandler, body: Any) -> tuple[int, RayJob]:
+        method, url = request.command, urlsplit(request.path)
         collection = f"/apis/ray.io/v1/namespaces/{self.namespace}/rayjobs"
+        clusters = collection.replace("rayjobs", "rayclusters")
+        if method == "PATCH" and url.path.startswith(clusters):
+            cluster = url.path.removeprefix(clusters).strip("/")
+            self.patches.append((cluster, request.headers["Content-Type"], body))
+            return (self.refused, {"message": "refused"}) if self.refused else (200, {"metadata": {"name": cluster}})
         name = url.path.removeprefix(collection).strip("/")
         if not url.path.startswith(collection):
             return 404, {"message": "the server could not find the requested resource"}

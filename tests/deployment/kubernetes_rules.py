@@ -139,6 +139,26 @@ def templates(manifests: list[Manifest]) -> Iterator[str]:
             yield f"{name_of(queue)}: Kueue would put the template into it, and start that"
 
 
+def growth(manifests: list[Manifest]) -> Iterator[str]:
+    """A pod for each replica: as many at first as a training starts with, then the rest."""
+    for pod, words in launchers(manifests):
+        said = dict(word.split("=", 1) for word in words if "=" in word)
+        if "--submit" in said:
+            continue
+        if said.get("--fewest") != said.get("cluster.min_replicas"):
+            yield f"{pod.where}: waits for --fewest={said.get('--fewest')}, a training for another number"
+        for ray in rays(manifests):
+            for group in ray.groups:
+                hosts = group["replicas"] * group.get("numOfHosts", 1)
+                if str(hosts) != said.get("replicas"):
+                    yield f"{ray.where}: {hosts} pods in {group['groupName']} for {said.get('replicas')} replicas"
+                if group["maxReplicas"] != group["replicas"]:
+                    yield f"{ray.where}: {group['groupName']} never gets its {group['maxReplicas']} replicas"
+        rights = [rule for one in of_kind(manifests, "Role") for rule in one["rules"]]
+        if not any("rayclusters" in rule["resources"] and "patch" in rule["verbs"] for rule in rights):
+            yield f"{pod.where}: may not ask a RayCluster for the rest of its workers"
+
+
 def heads(manifests: list[Manifest]) -> Iterator[str]:
     """No node is emptied below a head: with it goes the whole run. Workers may go at any time."""
     for ray in rays(manifests):
@@ -239,6 +259,7 @@ RULES: tuple[Rule, ...] = (
     tokens,
     name_lengths,
     templates,
+    growth,
     heads,
     autoscalers,
     confinement,
