@@ -12,7 +12,7 @@ from tests.deployment.kubectl import NoKubectlError, build, kubectl
 from tests.deployment.kubernetes_objects import Manifest
 
 K8S, CRDS = ROOT / "k8s", ROOT.parent / "shared" / "crds"
-OVERLAYS = ("gpu", "tpu", "local", "gpu+kueue", "tpu+kueue")
+OVERLAYS = ("gpu", "tpu", "local", "gpu+kueue", "tpu+kueue", "gpu+store-port", "gpu+pod-identity")
 
 
 @pytest.fixture(scope="session")

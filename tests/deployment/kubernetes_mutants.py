@@ -16,6 +16,7 @@ WORKER = f"{GROUP}.template.spec"
 LAUNCHER = "spec.jobTemplate.spec.template.spec"
 INGEST, BACKUP = "CronJob/selfgan-ingest", "CronJob/selfgan-backup"
 BUCKET, ROLES = "NetworkPolicy/object-storage", "podSelector.matchExpressions.0.values"
+AGENT, TO = "NetworkPolicy/pod-identity", "spec.egress.0.to.0.ipBlock"
 MLFLOW, POSTGRES = "Deployment/mlflow", "StatefulSet/postgres"
 
 Edit = tuple[str, str, str, Any]
@@ -75,6 +76,12 @@ MUTANTS: list[tuple[str, Edit, str]] = [
     ("networks", ("gpu", "NetworkPolicy/default-deny", "spec.policyTypes", ["Ingress"]), "no policy denies"),
     ("networks", ("gpu", JOB, f"{GROUP}.template.metadata.labels", {}), "no policy opens anything"),
     ("networks", ("gpu", "NetworkPolicy/ray", "spec.podSelector", {"matchLabels": {"a": "b"}}), "selects no pod"),
+    ("addresses", ("gpu", BUCKET, "spec.egress.0.to.1", GONE), "IPv4 and IPv6 alone"),
+    ("addresses", ("gpu", BUCKET, "spec.egress.0.to.0.ipBlock.except", GONE), "get at 169.254.0.0/16"),
+    ("addresses", ("gpu", BUCKET, "spec.egress.0.to.1.ipBlock.except", ["fe80::/10"]), "get at fd00:ec2::/32, fd20"),
+    ("addresses", ("gpu+store-port", f"{BUCKET}-port", "spec.egress.0.to.0", GONE), "IPv4 and IPv6 alone"),
+    ("addresses", ("gpu+pod-identity", AGENT, f"{TO}.cidr", "169.254.169.254/32"), "a node's own credentials"),
+    ("addresses", ("gpu+pod-identity", AGENT, f"{TO}.cidr", "169.254.0.0/16"), "a node's own credentials"),
     ("reaches", ("gpu", BUCKET, f"spec.{ROLES}", ["ray-head", "ray-worker", "mlflow", "backup"]), "out to that"),
     ("reaches", ("gpu", BUCKET, "spec.egress.0.ports.0.port", 80), "lets it out to that"),
     ("reaches", ("gpu", BUCKET, "spec.egress.0.to.0.ipBlock.cidr", "10.0.0.0/8"), "lets it out to that"),

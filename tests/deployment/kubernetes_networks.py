@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,6 +22,10 @@ from tests.deployment.kubernetes_references import URL
 #: The bucket's keys. Where pods have roles of the cloud's instead, it is named all the same, and is not there.
 _KEYS = "selfgan-s3"
 _ANYWHERE, _HTTPS = "0.0.0.0/0", 443
+#: What is never meant by "anywhere": there, nodes are handed their own credentials.
+_NODES_OWN = {_ANYWHERE: {"169.254.0.0/16"}, "::/0": {"fe80::/10", "fd00:ec2::/32", "fd20:ce::/32"}}
+#: Within those: NodeLocal DNSCache, and the agent of EKS Pod Identity.
+_HARMLESS = {"169.254.20.10/32", "169.254.170.23/32", "fd00:ec2::23/128"}
 
 
 def networks(manifests: list[Manifest]) -> Iterator[str]:
@@ -48,6 +53,27 @@ def networks(manifests: list[Manifest]) -> Iterator[str]:
 
 def _denies(spec: dict[str, object]) -> bool:
     return spec == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
+
+
+def addresses(manifests: list[Manifest]) -> Iterator[str]:
+    """Who may go anywhere may so by IPv6 too, and gets at no credentials of a node."""
+    nodes_own = [ipaddress.ip_network(block) for blocks in _NODES_OWN.values() for block in blocks]
+    for one in of_kind(manifests, "NetworkPolicy"):
+        for rule in one["spec"].get("egress", []):
+            blocks = {peer["ipBlock"]["cidr"]: peer["ipBlock"] for peer in rule.get("to", []) if "ipBlock" in peer}
+            if len(_NODES_OWN.keys() & blocks.keys()) == 1:
+                yield f"{name_of(one)}: anywhere by one of IPv4 and IPv6 alone"
+            for cidr, block in blocks.items():
+                missing = _NODES_OWN.get(cidr, set()) - set(block.get("except", []))
+                if missing:
+                    yield f"{name_of(one)}: {cidr} lets pods get at {', '.join(sorted(missing))}"
+                if cidr not in _NODES_OWN.keys() | _HARMLESS and any(_meet(cidr, own) for own in nodes_own):
+                    yield f"{name_of(one)}: {cidr} may hand out a node's own credentials"
+
+
+def _meet(cidr: str, own: ipaddress.IPv4Network | ipaddress.IPv6Network) -> bool:
+    block = ipaddress.ip_network(cidr)
+    return block.version == own.version and block.overlaps(own)
 
 
 def reaches(manifests: list[Manifest]) -> Iterator[str]:

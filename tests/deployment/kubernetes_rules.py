@@ -12,7 +12,7 @@ from pathlib import Path
 from cronsim import CronSim, CronSimError
 
 from pipelines.rayjob.launches import LONGEST_NAME, QUEUE_LABEL, altered_by_a_shell
-from tests.deployment.kubernetes_networks import networks, reaches
+from tests.deployment.kubernetes_networks import addresses, networks, reaches
 from tests.deployment.kubernetes_objects import ROLE, Manifest, launchers, name_of, of_kind, pods, rays
 from tests.deployment.kubernetes_references import bindings, dangling, services
 
@@ -265,6 +265,7 @@ RULES: tuple[Rule, ...] = (
     confinement,
     resources,
     networks,
+    addresses,
     reaches,
     namespaces,
     accounts,

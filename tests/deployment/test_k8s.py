@@ -15,6 +15,8 @@ from tests.conftest import ROOT
 from tests.deployment import kubernetes_rules, kubernetes_schemas
 from tests.deployment.conftest import CRDS, OVERLAYS
 from tests.deployment.kubernetes_mutants import (
+    AGENT,
+    BUCKET,
     CLUSTER,
     CRON,
     GONE,
@@ -218,3 +220,12 @@ def test_a_change_of_the_configuration_changes_every_name_of_it(overlays: dict[s
         }
         assert name != "selfgan"
         assert str(overlays[overlay]).count(f"'name': '{name}'") >= 6
+
+
+@pytest.mark.parametrize(("overlay", "name"), [("gpu+store-port", f"{BUCKET}-port"), ("gpu+pod-identity", AGENT)])
+def test_components_open_their_ports_to_whoever_uses_the_bucket(
+    overlays: dict[str, list[Manifest]], overlay: str, name: str
+) -> None:
+    manifests = overlays[overlay]
+    assert find(manifests, name)["spec"]["podSelector"] == find(manifests, BUCKET)["spec"]["podSelector"]
+    assert find(manifests, name)["metadata"]["namespace"] == "selfgan"
