@@ -128,7 +128,7 @@ class AdaptiveAugmentation(CriticAugmentation):
         made = coins < self._chances()
         # In float64, as keyed noise is: functions round alike wherever a row lies in a tensor, once cut to float32.
         normal = normal.to(torch.float64)
-        powers = torch.exp2(torch.where(made[:, :4], normal[:, :4] * self._powers, 0))
+        powers = torch.exp(math.log(2) * torch.where(made[:, :4], normal[:, :4] * self._powers, 0))  # XLA has no exp2.
         angles = torch.where(made[:, _TURN : _HUE + 1], (2 * values[:, :3] - 1) * math.pi, 0)
         cosines, sines = angles.cos(), angles.sin()
         if self._moves:
