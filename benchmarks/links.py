@@ -48,10 +48,11 @@ class Links:
     def mend(self, link: int) -> None:
         _ip("link", "set", _name(link), "up")
 
-    def slow(self, link: int, delay_ms: float, megabits: float) -> None:
-        """Whatever leaves there does so after a while, and at this rate."""
+    def slow(self, link: int, delay_ms: float, megabits: float) -> bool:
+        """Whatever leaves there does so after a while, and at this rate; False if this kernel has no netem."""
         shape = ("netem", "delay", f"{delay_ms}ms", "rate", f"{megabits}mbit", "limit", "100000")
-        subprocess.run([*self.within(link), "tc", "qdisc", "replace", "dev", INSIDE, "root", *shape], check=True)
+        command = [*self.within(link), "tc", "qdisc", "replace", "dev", INSIDE, "root", *shape]
+        return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
 @contextlib.contextmanager
