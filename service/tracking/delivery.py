@@ -66,8 +66,13 @@ class Tracker:
             self._note({"step": step, "time": int(time.time() * 1000), "metrics": new})
 
     def observed(self, step: int, values: Mapping[str, float]) -> None:
-        """Log numbers that tell of a time, such as a processor's load: a step that is done again has others."""
-        self._note({"step": step, "time": int(time.time() * 1000), "metrics": dict(values)})
+        """Log numbers that tell of a time, such as a processor's load: a step that is done again has others.
+
+        They come from a thread that does not know when the run ends; what comes later is not waited for, nor missed.
+        """
+        with self._changed:
+            if not self._closing:
+                self._note({"step": step, "time": int(time.time() * 1000), "metrics": dict(values)})
 
     def file(self, path: Path, folder: str) -> None:
         """Log a file as an artifact."""

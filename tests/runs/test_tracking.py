@@ -181,3 +181,13 @@ def test_a_journal_survives_being_cut_short(tmp_path: Path) -> None:
     assert [entry["step"] for entry in again.pending()] == [2, 3]
     again.append({"step": 4})
     assert [entry["step"] for entry in Journal(file).entries] == [1, 2, 3, 4]
+
+
+def test_a_nodes_reading_that_comes_after_the_end_is_not_missed(tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    run_id = start_run(uri, "selfgan", "mine", str(tmp_path), {}, {}, None, resume=False)
+    tracker = Tracker(uri, run_id, Journal(tmp_path / "metrics.jsonl"))
+    tracker.observed(1, {"system/node/cpu": 1.0})
+    assert tracker.close(PATIENCE) == 0
+    tracker.observed(2, {"system/node/cpu": 2.0})
+    assert tracker.close(PATIENCE) == 0
