@@ -1,7 +1,7 @@
 """What the network costs a step: predicted from its collectives, measured on slow links, carried on to many replicas.
 
 Options: ``recipe=self-dcgan-mnist``, ``replicas=2,4,8``, ``links=0.2/1000,1/1000,1/100`` (ms of delay and Mbit/s of
-each link here), ``steps=30``, ``networks=0.03/25000,0.02/400000`` (of those that it is carried on to), ``rows=64``.
+each link here), ``steps=15``, ``networks=0.03/25000,0.02/400000`` (of those that it is carried on to), ``rows=64``.
 Making links takes root.
 """
 
@@ -18,7 +18,8 @@ from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks.links import INSIDE, Links, can_be_made, links
+from benchmarks.links import INSIDE, can_be_made
+from benchmarks.slow_wires import SlowLinks, slow_links
 from pipelines.components import ConfigError
 
 _STORE_PORT = 29_500
@@ -99,7 +100,7 @@ def fitted_work(alone: Mapping[int, float], collectives: Mapping[int, Sequence[i
     return Work(fast - per_row * low, per_row, sizes)
 
 
-def measured(words: str, replicas: int, net: Links, steps: int, storage: str) -> Found:
+def measured(words: str, replicas: int, net: SlowLinks, steps: int, storage: str) -> Found:
     """One replica of a recipe, with options, behind each of the first links."""
     environment = {**os.environ, "GLOO_SOCKET_IFNAME": INSIDE, "OMP_NUM_THREADS": "1"}
     store = f"tcp://{net.address(0)}:{_STORE_PORT}"
@@ -120,14 +121,14 @@ def measured(words: str, replicas: int, net: Links, steps: int, storage: str) ->
 
 def main(*words: str) -> None:
     options = {
-        "recipe": "self-dcgan-mnist", "replicas": "2,4,8", "links": "0.2/1000,1/1000,1/100", "steps": "30",
+        "recipe": "self-dcgan-mnist", "replicas": "2,4,8", "links": "0.2/1000,1/1000,1/100", "steps": "15",
         "networks": "0.03/25000,0.02/400000", "rows": "64",
     } | dict(word.split("=", 1) for word in words)  # fmt: skip
     if not can_be_made():
         raise ConfigError("this user may not make network namespaces here; run it as root")
     counts = [int(count) for count in options["replicas"].split(",")]
     recipe, steps, rows = options["recipe"], int(options["steps"]), int(options["rows"])
-    with tempfile.TemporaryDirectory() as storage, links(max(counts)) as net:
+    with tempfile.TemporaryDirectory() as storage, slow_links(max(counts)) as net:
         alone = {size: measured(f"{recipe} batch.size={size}", 1, net, steps, storage).step for size in (8, 64)}
         sizes = {
             size: measured(f"{recipe} batch.size={size}", 2, net, 1, storage).collectives for size in (rows, 2 * rows)
@@ -150,20 +151,16 @@ def _shapes(written: str) -> list[tuple[float, float]]:
 
 
 def _on_links(
-    recipe: str, counts: Sequence[int], shapes: Sequence[tuple[float, float]], net: Links, steps: int, storage: str
+    recipe: str, counts: Sequence[int], shapes: Sequence[tuple[float, float]], net: SlowLinks, steps: int, storage: str
 ) -> None:
     """Print what slow links add to a step, predicted from all-reduces alone, and measured."""
     bare = {count: measured(recipe, count, net, steps, storage) for count in counts}
-    if not net.slow(0, *shapes[0]):
-        print("  SLOW LINKS NOT MEASURED: this kernel has no netem, so what follows is a model alone", flush=True)
-        return
     print(
         f"  {'replicas':<10}{'link':<20}{'found: latency':>16}{'bandwidth':>14}"
         f"{'network, predicted':>20}{'measured':>11}"
     )
     for (delay, megabits), count in product(shapes, counts):
-        for link in range(count):
-            assert net.slow(link, delay, megabits)
+        net.become(delay, megabits)
         found = measured(recipe, count, net, steps, storage)
         slow, fast = fitted(found.probes, count), fitted(bare[count].probes, count)
         measured_more = found.step - bare[count].step
