@@ -1,4 +1,4 @@
-"""Steps on one GPU: ours, ours compiled, the author's loop and a bare one, in turn on the same card.
+"""Steps on one GPU: ours, plain, compiled and as graphs, the author's loop and a bare one, in turn on the same card.
 
 Options: ``recipes=self-dcgan-mnist,self-dcgan-bedroom``, ``device=cuda`` and ``blocks=10``. Pictures are the bundled
 digits at the recipe's size, so that there is nothing to download. Goal: four times the images of the author's loop for
@@ -13,8 +13,10 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from statistics import median
+from typing import NamedTuple
 
 import torch
+from torch.nn.utils import convert_conv2d_weight_memory_format
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.in_process import opened
@@ -23,14 +25,48 @@ from service.configuration.recipe import load
 from service.runs.on_replica.replica import Replica
 
 RECIPES = "self-dcgan-mnist,self-dcgan-bedroom"
+
+
+class Variant(NamedTuple):
+    """A way to run our steps.
+
+    Attributes:
+        channels_last: whether images lie in memory with their channels last, as tensor cores read them.
+        tf32: whether products of matrices may round to TF32, as those of convolutions do by torch's default.
+    """
+
+    words: tuple[str, ...] = ()
+    channels_last: bool = False
+    tf32: bool = False
+
+
+_FAST = "compile.graphs=true"
+VARIANTS = {
+    "ours": Variant(),
+    "compiled": Variant(("compile=true",)),
+    "graphs": Variant((_FAST,)),
+    "graphs, TF32": Variant((_FAST,), tf32=True),
+    "graphs, bfloat16": Variant((_FAST, "dtype=bfloat16")),
+    "graphs, bfloat16, channels last": Variant((_FAST, "dtype=bfloat16"), channels_last=True),
+}
 BLOCK = 20
+#: What the host calls to start work on the device.
+STARTS = "cudaLaunchKernel", "cudaMemcpyAsync", "cudaMemsetAsync", "cudaGraphLaunch", "cuLaunchKernel"
 Step = Callable[[], object]
 
 
-def of_replica(replica: Replica) -> Step:
-    """Its steps, one a call."""
-    numbers = itertools.count()
-    return lambda: replica.step(next(numbers))
+def of_replica(replica: Replica, variant: Variant, first: int = 0) -> Step:
+    """Its steps from the first on, one a call."""
+    numbers = itertools.count(first)
+    if variant.channels_last:
+        for network in (replica.generator, replica.critics):
+            convert_conv2d_weight_memory_format(network, torch.channels_last)
+
+    def step() -> None:
+        torch.backends.cuda.matmul.allow_tf32 = variant.tf32
+        replica.step(next(numbers))
+
+    return step
 
 
 def waited(device: torch.device, step: Step, count: int) -> float:
@@ -44,12 +80,12 @@ def waited(device: torch.device, step: Step, count: int) -> float:
 
 
 def launches(device: torch.device, step: Step) -> str:
-    """How many kernels and copies one step starts on a GPU."""
+    """How often one step starts a kernel, a copy or a graph on a GPU."""
     if device.type != "cuda":
         return "unknown"
-    with profile(activities=[ProfilerActivity.CUDA]) as found:
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as found:
         waited(device, step, 1)
-    return str(sum(event.device_type == torch._C._autograd.DeviceType.CUDA for event in found.events()))
+    return str(sum(event.name.startswith(STARTS) for event in found.events()))
 
 
 def compare(recipe: str, device: torch.device, blocks: int) -> None:
@@ -60,8 +96,8 @@ def compare(recipe: str, device: torch.device, blocks: int) -> None:
     bare, authors = bare_loop(run.image, size, device), authors_loop(run.image, size, device=device)
     with tempfile.TemporaryDirectory() as storage, ExitStack() as stack:
         steps: dict[str, Step] = {
-            name: of_replica(stack.enter_context(opened(recipe, [*given, *words], storage, device)))
-            for name, words in {"ours": [], "ours, compiled": ["compile=true"]}.items()
+            name: of_replica(stack.enter_context(opened(recipe, [*given, *variant.words], storage, device)), variant)
+            for name, variant in VARIANTS.items()
         }
         steps |= {"bare loop": lambda: bare(real), "author's loop": lambda: authors(real)}
         for step in steps.values():
@@ -74,7 +110,7 @@ def compare(recipe: str, device: torch.device, blocks: int) -> None:
     for name, values in seconds.items():
         ratio = median(theirs / ours for ours, theirs in zip(values, seconds["author's loop"], strict=True))
         print(
-            f"  {recipe}, {name:<16}{size / median(values):9.0f} images/s, launches: {launched[name]}, "
+            f"  {recipe}, {name:<32}{size / median(values):9.0f} images/s, launches: {launched[name]}, "
             f"{ratio:.2f} times the author's",
             flush=True,
         )

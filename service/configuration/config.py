@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import BeforeValidator, Field, SerializeAsAny
+from pydantic import BeforeValidator, Field, SerializeAsAny, field_validator
 
 from pipelines.components import Component, ConfigError, Options, name_of, resolve
 from pipelines.data.images import Transform
@@ -33,6 +33,7 @@ from service.models.networks import ImageShape, Network
 from service.replicas.randomness import MAX_STEPS
 from service.tasks import Task
 from service.training.augmentation import Augmentation
+from service.training.compiling import Compile
 from service.training.critics.critic_set import CriticSet
 from service.training.ema import Ema
 from service.training.optimizers import Optimizer
@@ -105,7 +106,9 @@ class Run(Options):
         "float32", description="of weights and arithmetic; bfloat16 means autocast"
     )
     exact: bool = Field(False, description="give the same bits on any number of replicas")
-    compile: bool = Field(False, description="compile the forward and backward passes of a step by torch.compile")
+    compile: Compile | None = Field(
+        None, description="compile the forward and backward passes of a step by torch.compile: true, or {graphs: true}"
+    )
     batch: Batch = Batch()
     data: Data
     loader: Loader = Loader()
@@ -138,6 +141,11 @@ class Run(Options):
     storage: str = Field("runs", description="folder or URI that runs are written to")
     name: str | None = Field(None, pattern=r"^\w[\w.-]*$", description="the run's name [default: RECIPE-TIME]")
     resume: str | None = Field(None, description="name of a stopped run to continue")
+
+    @field_validator("compile", mode="before")
+    @classmethod
+    def _switched(cls, value: Any) -> Any:
+        return {True: {}, False: None}[value] if isinstance(value, bool) else value
 
     @property
     def image(self) -> ImageShape:

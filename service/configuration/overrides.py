@@ -78,7 +78,7 @@ def _put(tree: dict[str, Any], path: str, value: Any) -> None:
     for parent in parents:
         key = _key(place, parent, path)
         inner = place.get(key) if isinstance(place, dict) else place[key]
-        inner = {} if inner is None else {"name": inner} if isinstance(inner, str) else inner
+        inner = {} if inner is None or isinstance(inner, bool) else {"name": inner} if isinstance(inner, str) else inner
         if not isinstance(inner, dict | list):
             raise ConfigError(f"{path}: {parent!r} has no options")
         place[key] = place = inner

@@ -17,7 +17,7 @@ from service.replicas.accelerators import Accelerator
 from service.replicas.global_batch import GlobalBatch
 from service.replicas.microbatches import by_microbatch
 from service.tasks import Made, Samples, Task
-from service.training.compiling import compiled, outside_graphs
+from service.training.compiling import Compile, compiled, outside_graphs
 from service.training.critics.critic_set import CriticRole
 from service.training.critics.image_pool import Pools
 from service.training.optimizers import Optimizer
@@ -30,7 +30,7 @@ class TrainingContext:
     """What a scheme trains, and with what. Networks follow the batch and are on its device.
 
     Attributes:
-        compile: whether the passes of a step are compiled (`service.training.compiling`).
+        compile: how the passes of a step are compiled, if they are (`service.training.compiling`).
         exact: whether gradients are sums over all replicas as they come (`service.replicas.exact`).
         roles: of the critics, by name: which game each judges.
         terms: of what is made, and of its target, beside the task's: (N,) by name.
@@ -49,7 +49,7 @@ class TrainingContext:
     batch: GlobalBatch
     pools: Pools
     accelerator: Accelerator
-    compile: bool = False
+    compile: Compile | None = None
     exact: bool = False
 
     def optimizer_of(self, *modules: nn.Module) -> torch.optim.Optimizer:
@@ -65,7 +65,7 @@ class TrainingContext:
     def wrap(self, loss: nn.Module) -> nn.Module:
         """`loss`, compiled if that is wanted, with its gradients reduced over the replicas, if they are not anyhow."""
         if self.compile:
-            loss = compiled(loss, whole=not self._penalised)
+            loss = compiled(loss, self.compile, whole=not self._penalised)
         if self.exact:
             return loss
         return self.accelerator.wrap(loss, some_unused=self.network.last_stage(self.image) > 0)

@@ -18,7 +18,7 @@ from service.configuration.recipe_texts import recipes
 from service.replicas.accelerators.torch_distributed import TorchDistributed
 from service.runs.on_replica.replica import Replica
 from service.training import context
-from service.training.compiling import compiled
+from service.training.compiling import Compile, compiled
 from tests.processes import run_replicas
 from tests.replicas.test_replicas import TINY, distance, weights
 from tests.training.test_recipes import with_small_data
@@ -60,7 +60,7 @@ def test_a_recipe_is_recorded_without_a_break_and_does_the_same(
     monkeypatch.setattr(context, "compiled", partial(compiled, backend="aot_eager"))
     run, sets = with_small_data(name, tmp_path, batch=4 if name.endswith("dcgan-dogs") else 16)
     run = run.model_copy(update={"dtype": "float64"})
-    recorded, plain = opened(run.model_copy(update={"compile": True}), sets), opened(run, sets)
+    recorded, plain = opened(run.model_copy(update={"compile": Compile()}), sets), opened(run, sets)
     graphs = []
     for step in range(4):
         found, expected = recorded.step(step), plain.step(step)

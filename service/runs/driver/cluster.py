@@ -157,6 +157,8 @@ def replicas(run: Run) -> Replicas:
 
 
 def _on_cpus(run: Run, nodes: Sequence[Mapping[str, Any]]) -> Replicas:
+    if run.compile and run.compile.graphs:
+        raise ConfigError("compile.graphs: graphs are CUDA's, and these replicas run on CPUs; set compile=true without")
     share = _share(run, nodes, run.cluster.cpus_per_replica or even_share(_cpus(nodes), run.replicas))
     return Replicas("cpu", f"{share:g} CPU", _scaling(run, {"CPU": share}), _room(run, nodes, share))
 
