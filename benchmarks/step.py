@@ -20,8 +20,9 @@ from service.configuration.recipe import load
 from service.models.pixels import to_model
 from service.runs.driver.fitting import fit
 from service.runs.driver.preparation import started
+from service.runs.on_replica.job import Job
 from service.runs.on_replica.loop import train
-from service.runs.on_replica.outputs import Job, RayOutputs
+from service.runs.on_replica.outputs import RayOutputs
 from service.runs.on_replica.worker import set_up
 from service.tracking.progress import new_status
 

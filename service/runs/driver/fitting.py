@@ -22,7 +22,7 @@ from pipelines.storage.location import Location
 from service.artifacts import checkpoints, run_checkpoints
 from service.configuration.config import storage_root
 from service.configuration.tree import dump
-from service.runs.driver.cluster import started_here
+from service.runs.driver.cluster import Replicas, started_here
 from service.runs.driver.failures import FailureCount, RunError, first_line
 from service.runs.driver.preparation import Started
 from service.runs.driver.room import Room
@@ -30,7 +30,7 @@ from service.runs.driver.scaling import Unasked
 from service.runs.driver.signals import Interrupted, Signals
 from service.runs.driver.watchdog import Watchdog
 from service.runs.on_replica.agreement import Left
-from service.runs.on_replica.outputs import Job
+from service.runs.on_replica.job import Job
 from service.tracking.progress import Status
 
 #: Which checkpoints Ray Train believes that there are. It refuses to start where one of them is gone.
@@ -139,8 +139,8 @@ class _TorchTrainer(_Quiet, TorchTrainer):  # type: ignore[misc]  # Ray has no t
     pass
 
 
-class _XlaTrainer(_Quiet, DataParallelTrainer):  # type: ignore[misc]
-    pass
+class _GrouplessTrainer(_Quiet, DataParallelTrainer):  # type: ignore[misc]
+    """Without a process group of torch's, for which Ray Train's controller would import torch first."""
 
 
 def _returned(trainer: Any, status: Any, signals: Signals, looks: Sequence[Look], begun: int) -> Any:
@@ -204,8 +204,7 @@ def _trainer(
     if not run.evaluation.during_training:  # What is left of when it was, nobody will measure.
         for step in run_checkpoints.unmeasured(folder):
             run_checkpoints.measured(folder, step)
-    xla = at.replicas.xla
-    return (partial(_XlaTrainer, backend_config=xla) if xla else _TorchTrainer)(
+    return _trainer_kind(at.replicas)(
         main,
         train_loop_config=job,
         scaling_config=at.replicas.scaling,
@@ -218,6 +217,12 @@ def _trainer(
         ),
         validation_config=validation(job) if validation and run.evaluation.during_training else None,
     )
+
+
+def _trainer_kind(replicas: Replicas) -> Callable[..., Any]:
+    if replicas.xla:
+        return partial(_GrouplessTrainer, backend_config=replicas.xla)
+    return _GrouplessTrainer if replicas.scaling.num_workers == 1 else _TorchTrainer
 
 
 def _job(at: Started, status: Any) -> Job:

@@ -8,9 +8,7 @@ import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 
 import ray.train
 import ray.train.torch
@@ -22,6 +20,7 @@ from service.artifacts.checkpoints import State
 from service.configuration.config import Run
 from service.runs.on_replica import node_metrics
 from service.runs.on_replica.agreement import Agreement, Wish
+from service.runs.on_replica.job import Job
 from service.runs.on_replica.pulse import beat
 from service.tracking.delivery import Tracker
 from service.tracking.gauges import Gauges
@@ -31,18 +30,6 @@ from service.tracking.sample_grids import grid
 _POST_SECONDS = 0.2
 #: How long a replica that leaves waits for the tracking server at most: its node may be gone in 30 s.
 _LEAVING_SECONDS = 10.0
-
-
-@dataclass(frozen=True)
-class Job:
-    """What the driver tells every replica."""
-
-    run: dict[str, Any]
-    folder: str
-    tracking_uri: str
-    tracking_run: str
-    status: Any
-    accelerator: Literal["cpu", "cuda", "xla"]
 
 
 class RayOutputs:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from importlib.util import find_spec
 
-import ray.train
 import ray.train.torch
 import torch
 
@@ -16,8 +15,9 @@ from service.configuration.reading import from_tree
 from service.replicas.accelerators import Accelerator, AcceleratorError
 from service.replicas.accelerators.torch_distributed import TorchDistributed
 from service.runs.on_replica.agreement import Left
+from service.runs.on_replica.job import Job
 from service.runs.on_replica.loop import train
-from service.runs.on_replica.outputs import Job, RayOutputs
+from service.runs.on_replica.outputs import RayOutputs
 from service.runs.on_replica.real_samples import open_loaders
 from service.runs.on_replica.replica import Replica
 from service.runs.on_replica.restoring import restore
