@@ -33,7 +33,7 @@ class Options(BaseModel):
     @classmethod
     def _is_meant(cls, value: Any, info: ValidationInfo) -> Any:
         """YAML's ``true`` is no 1, nor ``yes`` or ``on``, read as true; and no text is empty, but by default."""
-        if value == "" and cls.model_fields[info.field_name or ""].default != "":
+        if isinstance(value, str) and not value and cls.model_fields[info.field_name or ""].default != "":
             raise ValueError("input should not be empty; null leaves it out")
         annotation = cls.model_fields[info.field_name or ""].annotation
         if isinstance(value, bool) and not {bool, Any} & {annotation, *get_args(annotation)}:
