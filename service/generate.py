@@ -31,11 +31,16 @@ examples:
   selfgan generate --model models:/selfgan-digits/3 --n 1000 --out images/
   selfgan generate --model models:/MODEL@champion --seed 7 --out grid.png
   selfgan generate --model models:/MODEL/1 --n 10 --interpolate --out way.png
+  selfgan generate --model models:/MODEL/1 --n 16 --out walk.gif
   selfgan generate --model models:/MODEL/1 --label 3 --out threes.png
   selfgan generate --model models:/MODEL/1 --label cat --out cats.png
   selfgan generate --model models:/MODEL/1 --truncation 0.7 --out usual.png
   selfgan generate --model models:/MODEL/1 --images photos/ --out translated/
 """
+
+
+#: Of an animation: enough to look smooth, and a file of some hundred kilobytes.
+_FRAMES, _FRAME_SECONDS = 64, 0.08
 
 
 def _parser(prog: str) -> argparse.ArgumentParser:
@@ -46,7 +51,12 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--model", required=True, help="models:/NAME/latest, /VERSION or @ALIAS")
-    parser.add_argument("--out", type=Path, required=True, help="a .png for a grid, else a folder for single files")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        help="a .png for a grid, a .gif for a grid of images that change into others, or a folder for single files",
+    )
     parser.add_argument("--n", type=int, default=64, help="how many images [%(default)s]")
     parser.add_argument("--seed", type=int, default=0, help="of the images [%(default)s]")
     parser.add_argument("--label", help="class of all images, by name or number [default: every class in turn]")
@@ -100,6 +110,16 @@ def _pictures(generator: Generator, path: Path) -> Tensor:
     return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
 
 
+def walk(generator: Generator, arguments: argparse.Namespace) -> str:
+    """Write a grid of images that change; returns what was written, in words."""
+    from service.tracking.sample_grids import animation, grid
+
+    walks = generator.walks(arguments.n, _FRAMES, arguments.seed, arguments.label, arguments.truncation)
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    animation([grid(images) for images in walks], arguments.out, _FRAME_SECONDS)
+    return f"{arguments.n} images that change, in {arguments.out}"
+
+
 def write(images: Tensor, out: Path) -> str:
     """A grid, or single files; returns what was written, in words."""
     from service.tracking.sample_grids import grid, single
@@ -124,8 +144,11 @@ def _check(chosen: argparse.Namespace) -> None:
         raise ConfigError(
             "--images: pictures are translated; --interpolate, --label and --truncation are for images of noise"
         )
-    if chosen.out.suffix and chosen.out.suffix.lower() != ".png" and not chosen.out.is_dir():
-        raise ConfigError(f"--out: {chosen.out} is neither a .png nor a folder")
+    suffix = chosen.out.suffix.lower()
+    if suffix and suffix not in (".png", ".gif") and not chosen.out.is_dir():
+        raise ConfigError(f"--out: {chosen.out} is neither a .png, nor a .gif, nor a folder")
+    if suffix == ".gif" and (chosen.interpolate or chosen.images is not None):
+        raise ConfigError("--out: a .gif walks from image to image by itself; leave --interpolate and --images out")
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "python service/generate.py") -> int:
@@ -140,9 +163,10 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python service/gen
     try:
         _check(chosen)
         generator = Generator.read(pull(chosen.model, chosen.tracking, chosen.cache.expanduser()))
-        images = made(generator, chosen)
+        moving = chosen.out.suffix.lower() == ".gif"
+        images = None if moving else made(generator, chosen)
         try:
-            print(write(images, chosen.out))
+            print(walk(generator, chosen) if images is None else write(images, chosen.out))
         except OSError as error:
             raise ConfigError(f"--out: {chosen.out} cannot be written: {error}") from error
     except (ConfigError, GeneratorError, NoModelError, ValueError) as error:

@@ -26,6 +26,8 @@ DESCRIPTION = "description.json"
 #: The names of its networks' files.
 GENERATOR, AVERAGE = "generator", "average"
 _AT_ONCE = 64
+#: By how many images a walk passes before it is back at the first.
+_STOPS = 4
 #: What is made in one go, in pixels: more is hardly meant, and would end in an allocator's error.
 _MOST_PIXELS = 1 << 32
 #: Latents are drawn until they are no larger: one value in 25 is smaller than this.
@@ -107,6 +109,30 @@ class Generator:
         first = self._examples(2, seed, label if label is not None or not self.task.chosen else 0, truncation)
         ways = torch.linspace(0, 1, n)
         return self.images({name: _on_the_way(values, ways) for name, values in first.items()})
+
+    def walks(
+        self, count: int, frames: int, seed: int, label: int | str | None = None, truncation: float | None = None
+    ) -> Iterator[Tensor]:
+        """So many frames, (count, C, H, W) uint8 each, of images that change: each goes around, back to the first.
+
+        Each passes by a few of the seed's images, as `between` does. Its class stays: the label's, or one each in turn.
+        """
+        self._check_count(count * _STOPS * frames)
+        chosen = self.task.chosen
+        drawn = self._examples(count * _STOPS, seed, 0 if chosen and label is None else label, truncation)
+        stops = {name: values.unflatten(0, (count, _STOPS)) for name, values in drawn.items()}
+        kept = {}
+        if chosen:
+            classes = stops.pop(chosen)[:, 0]
+            in_turn = torch.eye(classes.shape[1])[torch.arange(count) % classes.shape[1]]
+            kept[chosen] = in_turn if label is None else classes
+        for frame in range(frames):
+            stop = frame * _STOPS // frames
+            ends, way = [stop, (stop + 1) % _STOPS], torch.tensor([frame * _STOPS / frames - stop])
+            now = {
+                name: torch.cat([_on_the_way(of_one[ends], way) for of_one in values]) for name, values in stops.items()
+            }
+            yield self.images(now | kept)
 
     def translate(self, images: Tensor) -> Tensor:
         """Images made of images, (N, C, H, W) uint8 both; where a generator knows several domains, of each in all.

@@ -1,4 +1,4 @@
-"""What people look at: sample grids and curves."""
+"""What people look at: sample grids, animations of them, and curves."""
 
 from __future__ import annotations
 
@@ -28,6 +28,16 @@ def grid(images: Tensor) -> Image.Image:
     picture = single(canvas)
     factor = max(1, _LEGIBLE // max(height, width))
     return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
+
+
+def animation(
+    frames: Sequence[Image.Image], file: Path, frame_seconds: float, last_seconds: float | None = None
+) -> None:
+    """Write a GIF that begins again after its last frame, which may stay for longer."""
+    milliseconds = [round(1000 * frame_seconds)] * len(frames)
+    if last_seconds is not None:
+        milliseconds[-1] = round(1000 * last_seconds)
+    frames[0].save(file, save_all=True, append_images=frames[1:], duration=milliseconds, loop=0)
 
 
 def single(image: Tensor) -> Image.Image:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageSequence
 from safetensors.torch import load_file
 
 from pipelines.loading.loader import open_loader
@@ -167,6 +167,27 @@ def test_the_way_between_two_images_has_both_ends(tmp_path: Path, words: list[st
     assert steps.max() < (ends[1] - ends[0]).abs().float().mean()  # No jump as large as from end to end.
 
 
+@pytest.mark.parametrize(("words", "label"), [(PLAIN, None), (CLASSES, None), (CLASSES, 5)])
+def test_a_walk_goes_by_the_seeds_images_and_around(tmp_path: Path, words: list[str], label: int | None) -> None:
+    generator = generator_of(tmp_path, words)
+    frames = torch.stack(list(generator.walks(2, 16, 0, label))).int()
+    assert frames.shape[:2] == (16, 2)
+    stops = generator.make(4, 0, label if words is PLAIN else label or 0).int()  # The first tile's.
+    assert (frames[::4, 0] - stops).abs().max() <= 1
+    around = torch.cat([frames, frames[:1]])[:, 0].float()
+    steps = (around[1:] - around[:-1]).abs().mean((1, 2, 3))
+    assert 0 < steps.max() < (stops - stops.roll(1, 0)).abs().float().mean((1, 2, 3)).max()
+    if words is CLASSES and label is None:  # The second tile is of the second class.
+        assert (frames[0, 1] - generator.make(5, 0, 1)[4].int()).abs().max() <= 1
+
+
+def test_a_walk_is_an_animation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    generator_of(tmp_path, PLAIN)
+    assert command(monkeypatch, tmp_path, "--n", "4", "--out", str(tmp_path / "walk.gif")) == 0
+    with Image.open(tmp_path / "walk.gif") as picture:
+        assert (len(list(ImageSequence.Iterator(picture))), picture.info["loop"]) == (64, 0)
+
+
 def test_images_are_translated_and_others_refused(tmp_path: Path) -> None:
     images = torch.randint(0, 256, (3, 1, 32, 32), dtype=torch.uint8)
     assert generator_of(tmp_path / "a", UNPAIRED).translate(images).shape == (3, 1, 32, 32)
@@ -213,6 +234,8 @@ def test_grids_single_files_and_pictures_of_any_kind(tmp_path: Path, monkeypatch
         (["--label", "3", "--out", "x.png"], "trained without classes"),
         (["--truncation", "0", "--out", "x.png"], "truncation: 0.0 is no bound"),
         (["--truncation", "0.7", "--images", "photos", "--out", "x.png"], "--truncation are for images of noise"),
+        (["--interpolate", "--out", "x.gif"], "a .gif walks from image to image by itself"),
+        (["--out", "x.jpg"], "--out: x.jpg is neither a .png, nor a .gif, nor a folder"),
         (["--images", "nowhere.png", "--out", "x.png"], "--images: nowhere.png"),
     ],
 )

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from PIL import Image
 
 from pipelines.storage.location import Location
 from service.artifacts import best, registry, run_checkpoints, version_page
@@ -19,8 +21,11 @@ from service.runs.on_replica.outputs import local_folder
 from service.tracking import tracker as tracking
 from service.tracking.progress import Status
 from service.tracking.run_page import Input
-from service.tracking.sample_grids import curves
+from service.tracking.sample_grids import animation, curves
 from service.tracking.tracker import TrackingError
+
+#: Of a run's animation.
+_MOST_FRAMES, _FRAME_SECONDS, _LAST_SECONDS = 40, 0.2, 2.0
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,7 @@ class Trained:
         step: of the last checkpoint.
         best: folder of the best checkpoint, below the run's.
         samples: the last grid of sample images; None where it is in MLflow alone.
+        animation: the grids as a GIF, if there are several.
         curves: the losses as a picture.
         tracking_uri, tracking_run: MLflow's server or database, and the run there.
         peak_bytes: the most memory that each replica has held, by rank.
@@ -45,6 +51,7 @@ class Trained:
     step: int
     best: str | None
     samples: Path | None
+    animation: Path | None
     curves: Path
     tracking_uri: str
     tracking_run: str
@@ -53,6 +60,8 @@ class Trained:
     def lines(self) -> Iterator[tuple[str, str]]:
         """What a person wants to know: (title, text), with commands that work as they stand."""
         yield "samples", str(self.samples or "in MLflow")
+        if self.animation:
+            yield "animation", str(self.animation)
         yield "curves", str(self.curves)
         yield "model", self.model
         kept = f", best {self.best}" if self.best else ""
@@ -97,6 +106,9 @@ def finish(prepared: Prepared, tracking_run: str, posted: Status) -> Trained:
         model = registry.register(run, state, uri, tracking_run, picture, prepared.manifest.classes)
         _adopt_figures(prepared, model)
         folder.mkdir(parents=True, exist_ok=True)
+        moving = _animated(samples, folder / "samples.gif")
+        if moving:
+            tracking.log_file(uri, tracking_run, moving)
         if history := tracking.history(uri, tracking_run):
             curves(history, folder / "curves.png")
             tracking.log_file(uri, tracking_run, folder / "curves.png")
@@ -113,12 +125,27 @@ def finish(prepared: Prepared, tracking_run: str, posted: Status) -> Trained:
         model=model,
         step=state.step,
         best=kept.folder if kept else None,
-        samples=samples[-1] if samples else None,
+        samples=picture,
+        animation=moving,
         curves=folder / "curves.png",
         tracking_uri=uri,
         tracking_run=tracking_run,
         peak_bytes={pulse.rank: pulse.peak_bytes for pulse in present(posted)},
     )
+
+
+def _animated(grids: Sequence[Path], file: Path) -> Path | None:
+    """A GIF of sample grids, the first and the last among them; None if there is nothing to see change."""
+    if len(grids) < 2:
+        return None
+    count = min(len(grids), _MOST_FRAMES)
+    shown = [grids[number * (len(grids) - 1) // (count - 1)] for number in range(count)]
+    frames = []
+    for path in shown:
+        with Image.open(path) as picture:
+            frames.append(picture.copy())
+    animation(frames, file, _FRAME_SECONDS, _LAST_SECONDS)
+    return file
 
 
 def _adopt_figures(prepared: Prepared, model: str) -> None:
