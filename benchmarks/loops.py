@@ -8,10 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from service.models.networks import ImageShape
+from service.models.networks import ImageShape, LatentNetwork
 from service.models.networks.dcgan import DCGAN
 
 _CPU = torch.device("cpu")
+_DCGAN = DCGAN()
 
 
 def authors_networks(image: ImageShape) -> tuple[nn.Module, nn.Module]:
@@ -64,9 +65,11 @@ def authors_loop(
     return step
 
 
-def bare_loop(image: ImageShape, size: int, device: torch.device = _CPU) -> Callable[[Tensor], None]:
+def bare_loop(
+    image: ImageShape, size: int, device: torch.device = _CPU, network: LatentNetwork = _DCGAN
+) -> Callable[[Tensor], None]:
     """One step of the paper's loss on this project's networks, in plain PyTorch with a fused Adam."""
-    generator, critic = DCGAN().generator(image, 100).to(device), DCGAN().critic(image).to(device)
+    generator, critic = network.generator(image, 100).to(device), network.critic(image).to(device)
     parameters = [*generator.parameters(), *critic.parameters()]
     optimizer = torch.optim.Adam(parameters, lr=2e-4, betas=(0.5, 0.999), fused=True)
     last = torch.zeros(size, *image, device=device)

@@ -10,8 +10,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
+
+from benchmarks.clusters import nodes
 
 _ROOT = Path(__file__).resolve().parent.parent
 _REPEATS = 3
@@ -19,31 +22,36 @@ _LINE = re.compile(r"first step after ([\d.]+) s: (.+)")
 
 
 def main() -> None:
-    totals: list[float] = []
     least: dict[str, list[float]] = {"torch": [], "none": []}
-    parts: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as storage:
-        command = [sys.executable, str(_ROOT / "service" / "train.py"), f"storage={storage}", "steps=20"]
-        for repeat in range(_REPEATS + 1):
-            began = time.time()
-            done = subprocess.run([*command, f"name=run-{repeat}"], capture_output=True, text=True, check=True)
-            found = _LINE.search(done.stdout)
-            assert found, done.stdout
-            if repeat == 0:  # It also writes the shards and creates the database.
-                print(f"  the very first: {float(found[1]):.1f} s (shards and the MLflow database are made)")
-                continue
-            totals.append(float(found[1]))
-            for part in found[2].split(", "):
-                name, seconds = part.rsplit(" ", 1)
-                parts.setdefault(name, []).append(float(seconds))
-            print(f"  run {repeat}: {found[0]}; whole command {time.time() - began:.1f} s", flush=True)
+        first = _run(storage)  # It also writes the shards and creates the database.
+        print(f"  the very first: {first['in all']:.1f} s (shards and the MLflow database are made)")
+        own = []
+        for _ in range(_REPEATS):
+            own.append(_run(storage))
             for framework, values in least.items():
                 values.append(_hello(framework))
-    print(f"  first step after {median(totals):.1f} s, of which")
-    for name, values in parts.items():
-        print(f"    {name:<24}{median(values):5.1f} s")
+        _print("on a cluster of its own", own)
+        with nodes(2) as cluster:
+            _print("on a cluster that stands", [_run(storage, cluster.address) for _ in range(_REPEATS)])
     for framework, values in least.items():
         print(f"  Ray Train's first line, framework {framework}: {median(values):.1f} s")
+
+
+def _run(storage: str, address: str = "local") -> dict[str, float]:
+    """Seconds until the first step, in all and by what they go to."""
+    command = [sys.executable, str(_ROOT / "service" / "train.py"), f"storage={storage}", "steps=20"]
+    words = [f"cluster.address={address}", f"name=run-{time.time_ns()}"]
+    done = subprocess.run([*command, *words], capture_output=True, text=True, check=True)
+    found = _LINE.search(done.stdout)
+    assert found, done.stdout
+    parts = (part.rsplit(" ", 1) for part in found[2].split(", "))
+    return {"in all": float(found[1]), **{name: float(seconds) for name, seconds in parts}}
+
+
+def _print(title: str, runs: Sequence[Mapping[str, float]]) -> None:
+    parts = ", ".join(f"{name} {median(run[name] for run in runs):.1f}" for name in runs[0])
+    print(f"  {title}, seconds to the first step: {parts}", flush=True)
 
 
 def _hello(framework: str) -> float:
