@@ -19,7 +19,7 @@ from PIL import Image
 from benchmarks.compare import EXAMPLES_SEED
 from benchmarks.digit_features import IMAGES, DigitDistance
 from benchmarks.in_process import opened
-from docs.gallery_entries import ENTRIES, INTRODUCTION, Entry
+from docs.gallery_entries import ENTRIES, FAILED, IMAGES_SEEN, INTRODUCTION, UNFINISHED, Entry
 from service.configuration.recipe_texts import recipes
 from service.runs.on_replica.loop import SAMPLE_SEED
 from service.tracking.sample_grids import grid
@@ -42,7 +42,8 @@ def train(entry: Entry, storage: str) -> dict[str, Any]:
                 pictures.append(grid(replica.generate(entry.samples, SAMPLE_SEED, shown=True)))
         diversity = float(replica.diversity())
         generated = replica.generate(IMAGES, EXAMPLES_SEED) if "mnist" in entry.recipe else None
-    _side_by_side(pictures).save(FOLDER / f"{entry.name}.png", optimize=True)
+    if entry.name not in FAILED:
+        _side_by_side(pictures).save(FOLDER / f"{entry.name}.png", optimize=True)
     measured: dict[str, Any] = {"seconds": round(seconds), "diversity": round(diversity, 3)}
     if generated is not None:
         measured["distance"] = round(DigitDistance(str(DATA / "mnist"), generated.shape[2])(generated), 1)
@@ -63,28 +64,48 @@ def command(entry: Entry) -> str:
 
 
 def page(results: dict[str, dict[str, Any]]) -> str:
-    """The whole page, of what has been measured."""
-    texts = recipes()
-    lines = [INTRODUCTION]
-    for entry in ENTRIES:
-        if entry.name not in results:
-            continue
-        found = results[entry.name]
-        distance = f", classifier-FID {found['distance']}" if "distance" in found else ""
-        cost = f"Steps {entry.early:,} and {entry.steps:,}, {found['seconds']:,} CPU seconds"
-        lines += [
-            f"## {entry.name}",
-            "",
-            f"{texts[entry.recipe]} {cost}{distance}, diversity {found['diversity']:.2f}. {entry.seen}".rstrip(),
-            "",
-            f"![{entry.name}](gallery/{entry.name}.png)",
-            "",
-            f"`{command(entry)}`",
-            "",
-        ]
+    """The whole page, of what has been measured: a table, and then pictures, the nearest to real images first."""
+    found = sorted((entry for entry in ENTRIES if entry.name in results), key=lambda one: _order(results[one.name]))
+    lines = [INTRODUCTION, "| entry | classifier-FID | CPU seconds | steps | |", "|---|---|---|---|---|"]
+    lines += [_row(entry, results[entry.name]) for entry in found]
+    for title, group in (("Images", IMAGES_SEEN), ("Unfinished in so few steps", UNFINISHED)):
+        lines += ["", f"## {title}", ""]
+        for entry in found:
+            if entry.name in group:
+                lines += _section(entry, results[entry.name])
+    lines += ["## Failures", "", "Nobody would look at these, so they have no picture.", ""]
+    for entry in found:
+        if entry.name in FAILED:
+            lines += [f"- `{command(entry)}`: {entry.seen}"]
     if left := [entry.name for entry in ENTRIES if entry.name not in results]:
-        lines += ["## Not trained yet", "", ", ".join(f"`{name}`" for name in left), ""]
-    return "\n".join(lines)
+        lines += ["", "## Not trained yet", "", ", ".join(f"`{name}`" for name in left)]
+    return "\n".join([*lines, ""])
+
+
+def _order(found: dict[str, Any]) -> tuple[float, float]:
+    """What has no distance is beside the others, by how different its images are."""
+    return found.get("distance", float("inf")), -found["diversity"]
+
+
+def _row(entry: Entry, found: dict[str, Any]) -> str:
+    name = entry.name if entry.name in FAILED else f"[{entry.name}](#{entry.name})"
+    kind = {**dict.fromkeys(UNFINISHED, "unfinished"), **dict.fromkeys(FAILED, "failed")}.get(entry.name, "")
+    return f"| {name} | {found.get('distance', '')} | {found['seconds']:,} | {entry.steps:,} | {kind} |"
+
+
+def _section(entry: Entry, found: dict[str, Any]) -> list[str]:
+    distance = f", classifier-FID {found['distance']}" if "distance" in found else ""
+    cost = f"Steps {entry.early:,} and {entry.steps:,}, {found['seconds']:,} CPU seconds"
+    return [
+        f"### {entry.name}",
+        "",
+        f"{recipes()[entry.recipe]} {cost}{distance}, diversity {found['diversity']:.2f}. {entry.seen}".rstrip(),
+        "",
+        f"![{entry.name}](gallery/{entry.name}.png)",
+        "",
+        f"`{command(entry)}`",
+        "",
+    ]
 
 
 def main(names: list[str]) -> None:
