@@ -23,6 +23,7 @@ import numpy as np
 import psutil
 from PIL import Image
 
+from benchmarks.own_loader import held_bytes
 from pipelines.data.images import Transform
 from pipelines.data.shards import read_manifest
 from pipelines.loading.loader import open_loader
@@ -88,8 +89,8 @@ def ingested(folder: Path) -> None:
     while process.poll() is None:
         for one in [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]:
             try:
-                own = one.memory_full_info().uss
-            except psutil.Error:
+                own, _ = held_bytes(one.pid)
+            except (psutil.Error, OSError, KeyError):  # It has ended.
                 continue
             if one.pid == process.pid:
                 most_driver = max(most_driver, own)

@@ -30,9 +30,9 @@ def floats(loader: Loader) -> Iterator[torch.Tensor]:
         step += 1
 
 
-def held_bytes() -> tuple[int, int]:
-    """This process's resident memory: its own, and files that it maps, which are the system's page cache."""
-    lines = Path("/proc/self/status").read_text().splitlines()
+def held_bytes(process: int | str = "self") -> tuple[int, int]:
+    """A process's resident memory: its own, and files that it maps, which are the system's page cache."""
+    lines = Path(f"/proc/{process}/status").read_text().splitlines()
     found = {line.split(":")[0]: int(line.split()[1]) << 10 for line in lines if line.startswith("Rss")}
     return found["RssAnon"] + found["RssShmem"], found["RssFile"]
 
