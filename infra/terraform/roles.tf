@@ -6,6 +6,27 @@ locals {
   # Kubernetes' service accounts, as k8s/base/accounts.yaml names them.
   accounts = { backup = "selfgan-backup", ingest = "selfgan-ingest", training = "selfgan-ray", mlflow = "selfgan-mlflow" }
 
+  # To whoever may not list the bucket, S3 says that a missing object is forbidden. Such requests have no prefix. Nor has
+  # Ray's, which asks first whether the bucket is there.
+  find_missing = {
+    Sid       = "FindMissing"
+    Effect    = "Allow"
+    Action    = ["s3:ListBucket"]
+    Resource  = [aws_s3_bucket.data.arn]
+    Condition = { Null = { "s3:prefix" = "true" } }
+  }
+
+  # The key is for the bucket's objects, and nothing else.
+  through_s3 = { StringEquals = { "kms:ViaService" = "s3.${data.aws_region.current.name}.amazonaws.com" } }
+
+  encrypt_and_decrypt = {
+    Sid       = "EncryptAndDecrypt"
+    Effect    = "Allow"
+    Action    = ["kms:GenerateDataKey", "kms:Decrypt"]
+    Resource  = [aws_kms_key.data.arn]
+    Condition = local.through_s3
+  }
+
   # What each service account may do. A folder of the bucket has one writer.
   statements = {
     ingest = [
@@ -16,14 +37,7 @@ locals {
         Resource  = [aws_s3_bucket.data.arn]
         Condition = { StringLike = { "s3:prefix" = ["sources", "sources/*", "shards", "shards/*"] } }
       },
-      {
-        # To whoever may not list the bucket, S3 says that a missing object is forbidden. Such requests have no prefix.
-        Sid       = "FindMissing"
-        Effect    = "Allow"
-        Action    = ["s3:ListBucket"]
-        Resource  = [aws_s3_bucket.data.arn]
-        Condition = { Null = { "s3:prefix" = "true" } }
-      },
+      local.find_missing,
       {
         Sid      = "ReadSources"
         Effect   = "Allow"
@@ -39,13 +53,7 @@ locals {
         ]
         Resource = ["${aws_s3_bucket.data.arn}/shards/*"]
       },
-      {
-        Sid       = "EncryptAndDecrypt"
-        Effect    = "Allow"
-        Action    = ["kms:GenerateDataKey", "kms:Decrypt"]
-        Resource  = [aws_kms_key.data.arn]
-        Condition = { StringEquals = { "kms:ViaService" = "s3.${data.aws_region.current.name}.amazonaws.com" } }
-      },
+      local.encrypt_and_decrypt,
     ]
 
     # It need not read what it has written, nor delete it: the bucket does that.
@@ -61,32 +69,23 @@ locals {
         Effect    = "Allow"
         Action    = ["kms:GenerateDataKey"]
         Resource  = [aws_kms_key.data.arn]
-        Condition = { StringEquals = { "kms:ViaService" = "s3.${data.aws_region.current.name}.amazonaws.com" } }
+        Condition = local.through_s3
       },
     ]
 
     training = [
       {
-        Sid    = "ListFolders"
-        Effect = "Allow"
-        Action = ["s3:ListBucket"]
-        Resource = [
-          aws_s3_bucket.data.arn,
-        ]
+        Sid      = "ListFolders"
+        Effect   = "Allow"
+        Action   = ["s3:ListBucket"]
+        Resource = [aws_s3_bucket.data.arn]
         Condition = {
           StringLike = {
             "s3:prefix" = ["shards", "shards/*", "runs", "runs/*", "evaluations", "evaluations/*"]
           }
         }
       },
-      {
-        # Ray asks first whether the bucket is there, which has no prefix.
-        Sid       = "FindBucket"
-        Effect    = "Allow"
-        Action    = ["s3:ListBucket"]
-        Resource  = [aws_s3_bucket.data.arn]
-        Condition = { Null = { "s3:prefix" = "true" } }
-      },
+      local.find_missing,
       {
         Sid      = "ReadShards"
         Effect   = "Allow"
@@ -101,13 +100,7 @@ locals {
         ]
         Resource = ["${aws_s3_bucket.data.arn}/runs/*", "${aws_s3_bucket.data.arn}/evaluations/*"]
       },
-      {
-        Sid       = "EncryptAndDecrypt"
-        Effect    = "Allow"
-        Action    = ["kms:GenerateDataKey", "kms:Decrypt"]
-        Resource  = [aws_kms_key.data.arn]
-        Condition = { StringEquals = { "kms:ViaService" = "s3.${data.aws_region.current.name}.amazonaws.com" } }
-      },
+      local.encrypt_and_decrypt,
     ]
 
     mlflow = [
@@ -126,13 +119,7 @@ locals {
         ]
         Resource = ["${aws_s3_bucket.data.arn}/mlflow/*"]
       },
-      {
-        Sid       = "EncryptAndDecrypt"
-        Effect    = "Allow"
-        Action    = ["kms:GenerateDataKey", "kms:Decrypt"]
-        Resource  = [aws_kms_key.data.arn]
-        Condition = { StringEquals = { "kms:ViaService" = "s3.${data.aws_region.current.name}.amazonaws.com" } }
-      },
+      local.encrypt_and_decrypt,
     ]
   }
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -51,7 +52,17 @@ class Module:
             for block in parsed.get("resource", []):
                 for kind, named in block.items():
                     self._resources.setdefault(kind, []).extend(named.values())
+        self.statements: dict[str, list[dict[str, Any]]] = self._resolved(self.locals.get("statements", {}))
         self.lock = (folder / ".terraform.lock.hcl").read_text()
+
+    def _resolved(self, value: Any) -> Any:
+        """The value, with what is written once in `locals` where it is meant."""
+        if isinstance(value, dict):
+            return {key: self._resolved(entry) for key, entry in value.items()}
+        if isinstance(value, list):
+            return [self._resolved(entry) for entry in value]
+        named = re.fullmatch(r"\$\{local\.(\w+)\}", value) if isinstance(value, str) else None
+        return self._resolved(self.locals[named[1]]) if named else value
 
     def one(self, kind: str) -> dict[str, Any]:
         """The only resource of a kind; empty where there is none."""
@@ -121,7 +132,7 @@ def _of_lifecycle(module: Module) -> Iterator[str]:
 
 
 def _of_roles(module: Module) -> Iterator[str]:
-    roles = module.locals.get("statements", {})
+    roles = module.statements
     if set(roles) != set(WRITERS.values()):
         yield f"there are roles for {sorted(roles)}"
     for role, statements in roles.items():
