@@ -17,7 +17,7 @@ class ExitCode(IntEnum):
     FAILED = 1  #: Something broke; run again, it goes on from there.
     USER_ERROR = 2  #: A mistake in the command or the configuration.
     PROMOTED = 10  #: The new model is the champion.
-    HELD = 11  #: The new model is not better; the champion stays.
+    HELD = 11  #: The new model is not good enough to be champion.
     REJECTED = 12  #: The new model is not fit to be compared.
     INTERRUPTED = 130  #: Ctrl-C. A training run has kept what was done, and goes on with `resume`.
     NOBODY_READS = 141  #: The output went into a pipe that was closed, as by ``| head``.

@@ -32,7 +32,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         prog=prog,
         description="Measures a registered model and the champion, and makes it the champion if it is better.",
         epilog=f"example: {prog} digits models:/selfgan-digits/latest. "
-        "Exit codes: 10 promoted, 11 held (not better), 12 rejected (not sound), 1 failed, 2 wrongly asked",
+        "Exit codes: 10 promoted, 11 held (not good enough), 12 rejected (not sound), 1 failed, 2 wrongly asked",
     )
     parser.add_argument("recipe", help="name or file; its data, evaluation, promotion and model name count")
     parser.add_argument("model", nargs="?", help="models:/NAME/VERSION, models:/NAME@ALIAS or models:/NAME: the latest")

@@ -22,7 +22,9 @@ class NotComparableError(ValueError):
 
 
 def decide(candidate: Figures, champion: Figures | None, policy: Policy) -> Decision:
-    """Whether `candidate` is to be the champion; the first one needs only be sound.
+    """Whether `candidate` is to be the champion.
+
+    The first one has nothing to be compared with: it has to be sound, and no worse than the policy asks for.
 
     Raises:
         NotComparableError: the figures are of different evaluations.
@@ -35,7 +37,7 @@ def decide(candidate: Figures, champion: Figures | None, policy: Policy) -> Deci
     if fault := _fault(candidate, policy):
         return Decision(ExitCode.REJECTED, fault)
     if champion is None:
-        return Decision(ExitCode.PROMOTED, f"there is no champion yet, and KID {candidate.kid:.4g} is sound")
+        return _first(candidate, policy)
     if fault := _fault(champion, policy):
         return Decision(ExitCode.PROMOTED, f"the champion is no longer sound on this data: {fault}")
     return _compare(candidate, champion, policy)
@@ -54,6 +56,18 @@ def _fault(measured: Figures, policy: Policy) -> str | None:
         if found is not None and found < least:
             return f"collapsed: {name} {found:.3f} is below {least:g}"
     return None
+
+
+def _first(candidate: Figures, policy: Policy) -> Decision:
+    bars = {"KID": (candidate.kid, policy.first_kid), "FID": (candidate.fid, policy.first_fid)}
+    for name, (found, most) in bars.items():
+        if most is not None and found > most:
+            option = f"promotion.first_{name.lower()}={most:g}"
+            return Decision(
+                ExitCode.HELD, f"there is no champion yet, and {name} {found:.4g} is not good enough for one: {option}"
+            )
+    told = f"it has KID {candidate.kid:.4g} and FID {candidate.fid:.4g}"
+    return Decision(ExitCode.PROMOTED, f"there is no champion yet, so this is the first: {told}")
 
 
 def _compare(candidate: Figures, champion: Figures, policy: Policy) -> Decision:

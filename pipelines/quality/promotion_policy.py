@@ -21,3 +21,9 @@ class Policy(Options):
     least_class_coverage: float = Field(
         0.5, ge=0, le=1, description="reject a model that generates a smaller share of the classes, if they are known"
     )
+    first_kid: float | None = Field(
+        None, description="while there is no champion, hold a model whose KID is above this"
+    )
+    first_fid: float | None = Field(
+        None, description="while there is no champion, hold a model whose FID is above this"
+    )

@@ -26,7 +26,7 @@ _PLAIN_WORD = re.compile(r"[\w@%+=:,./-]+", re.ASCII)
 _SENTENCES = {
     ExitCode.NOTHING_NEW: "nothing new: the recipe has been trained on this data",
     ExitCode.PROMOTED: "promoted: the new model is the champion",
-    ExitCode.HELD: "held: the new model is not better, the champion stays",
+    ExitCode.HELD: "held: the new model is not good enough to be champion",
     ExitCode.REJECTED: "rejected: the new model is not fit to be compared, the champion stays",
     ExitCode.USER_ERROR: "failed: the retraining was called wrongly",
 }

@@ -33,7 +33,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         prog=prog,
         description="Trains a recipe if its data have a version that it was not trained on; promotes what is better.",
         epilog=f"example: {prog} digits storage=s3://bucket/runs. "
-        "Exit codes: 0 nothing new, 10 promoted, 11 held (not better), 12 rejected (not sound), 1 failed, "
+        "Exit codes: 0 nothing new, 10 promoted, 11 held (not good enough), 12 rejected (not sound), 1 failed, "
         "2 wrongly asked. Killed, and started again, it goes on where it was.",
     )
     parser.add_argument("recipe", help="name, or path or URI of a file of your own")

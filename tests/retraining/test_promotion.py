@@ -30,7 +30,7 @@ def but(**changes: float | str | None) -> Figures:
 @pytest.mark.parametrize(
     ("candidate", "champion", "verdict", "reason"),
     [
-        (GOOD, None, ExitCode.PROMOTED, "no champion yet"),
+        (GOOD, None, ExitCode.PROMOTED, "this is the first: it has KID 0.02 and FID 10"),
         (but(kid=0.016), GOOD, ExitCode.PROMOTED, "better: KID 0.016 against 0.02"),
         (but(kid=0.018), GOOD, ExitCode.HELD, "not clearly better"),
         (but(kid=0.021), GOOD, ExitCode.HELD, "not clearly better"),
@@ -59,6 +59,25 @@ def test_figures_of_different_evaluations_are_not_compared() -> None:
 
 def test_the_policy_is_the_users() -> None:
     assert decide(but(kid=0.018), GOOD, Policy(errors=1)).result is ExitCode.PROMOTED
+
+
+@pytest.mark.parametrize(
+    ("bars", "verdict", "reason"),
+    [
+        ({"first_kid": 0.02, "first_fid": 10}, ExitCode.PROMOTED, "this is the first"),
+        ({"first_kid": 0.019}, ExitCode.HELD, "KID 0.02 is not good enough for one: promotion.first_kid=0.019"),
+        ({"first_fid": 9}, ExitCode.HELD, "FID 10 is not good enough for one: promotion.first_fid=9"),
+        ({"first_kid": 0.019, "least_recall": 0.6}, ExitCode.REJECTED, "collapsed"),
+    ],
+)
+def test_a_policy_sets_a_bar_for_the_first_champion(bars: dict[str, float], verdict: ExitCode, reason: str) -> None:
+    policy = Policy(**bars)
+    found = decide(GOOD, None, policy)
+    assert (found.result, reason in found.reason) == (verdict, True), found
+
+
+def test_the_bar_for_the_first_champion_is_not_one_for_the_next() -> None:
+    assert decide(but(kid=0.016), GOOD, Policy(first_kid=0.001, first_fid=1)).result is ExitCode.PROMOTED
 
 
 class Registry:
