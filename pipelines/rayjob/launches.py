@@ -181,6 +181,7 @@ def judged(code: int | None, message: str) -> Outcome:
 
 
 def _last(message: str) -> str:
-    """The last line of a job's log is where its error is."""
+    """Why a job failed: the last error that it names, or else the last line of its log. Ray may write behind either."""
     lines = [line.strip() for line in message.splitlines() if line.strip()]
-    return f": {lines[-1]}" if lines else ""
+    why = [line for line in lines if line.startswith("error: ")] or lines
+    return f": {why[-1]}" if why else ""

@@ -274,6 +274,12 @@ def test_what_a_log_says_is_not_taken_for_the_exit_code() -> None:
     assert judged(None, "Job entrypoint command failed with exit code 11. No logs available.").text.startswith("held")
 
 
+def test_what_ray_writes_behind_an_error_is_not_taken_for_it() -> None:
+    late = "2026-01-01 02:17:00,123\tINFO job_manager.py:531 -- Runtime env is setting up."
+    assert judged(None, MESSAGE.format(1, f"error: no such bucket\n{late}")).text == "failed: error: no such bucket"
+    assert judged(None, MESSAGE.format(137, "Killed")).text == "failed with exit code 137: Killed"
+
+
 @pytest.mark.parametrize("state", ["", "Initializing", "Running", "Suspending", "Suspended", "Retrying", "Waiting"])
 def test_a_rayjob_that_may_go_on_has_not_ended(state: str) -> None:
     assert ended({"metadata": {}, "status": {"jobDeploymentStatus": state, "jobStatus": "FAILED"}}) is None
