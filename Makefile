@@ -57,7 +57,7 @@ lock:
 	$(PYTHON) -m venv $(VENV)-lock
 	$(VENV)-lock/bin/python -m pip install --quiet torch==2.13.0
 	$(VENV)-lock/bin/python -m pip install --quiet --editable '.[dev]'
-	$(VENV)-lock/bin/python -m pip freeze --exclude-editable | grep -v '^nvidia-\|^triton' | sed 's/+[a-z0-9.]*$$//' > requirements.lock
+	$(VENV)-lock/bin/python -m pip freeze --exclude-editable | grep -v '^nvidia-[cn]\|^triton' | sed 's/+[a-z0-9.]*$$//' > requirements.lock
 	rm -rf $(VENV)-lock
 
 # The image's own locks, with hashes; after every change of pyproject.toml or requirements.lock.

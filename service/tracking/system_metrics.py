@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import Any
 
 import psutil
-from ray._private.thirdparty import pynvml  # Ray reads GPUs by it as well; it is there whatever the machine has.
+import pynvml  # Of nvidia-ml-py. It is there whatever the machine has.
 
 
 class NodeReadings:

@@ -7,11 +7,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pynvml
 import pytest
 import ray
 import ray.train
 from mlflow import MlflowClient
-from ray._private.thirdparty import pynvml
 
 from service.runs.on_replica import node_metrics
 from service.tracking.delivery import Tracker
