@@ -45,28 +45,32 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     ingest.add_argument("recipe", help="name or file; its data.* options count")
     ingest.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
     ingest.add_argument("--append", action="store_true", help="add to the data set that is there: its next version")
-    inspect = commands.add_parser("inspect", help="print a manifest, and draw a contact sheet")
+    inspect = commands.add_parser("inspect", help="print a manifest, and draw a contact sheet if asked for")
     verify = commands.add_parser("verify", help="read every shard, and compare it with its checksum")
     for command in (inspect, verify):
         command.add_argument("folder", help="folder or URI of a data set")
         command.add_argument("--version", type=int, help="of the data set [default: the latest]")
-    inspect.add_argument("--sheet", type=Path, default=Path("contact-sheet.png"), help="where to draw [%(default)s]")
+    inspect.add_argument("--sheet", type=Path, metavar="FILE.png", help="draw pictures of the data set into this file")
     inspect.add_argument("--size", type=int, default=64, help="of the sheet's pictures, if they are stored encoded")
     return parser
 
 
 def _ingest(arguments: argparse.Namespace) -> int:
+    from pipelines.data.shards import versions
+    from pipelines.storage.location import Location
     from service.configuration.recipe import load
     from service.runs.driver.datasets import folder_of, write
     from service.tracking.progress import console
 
     run = load(arguments.recipe, arguments.overrides)
+    folder = folder_of(run)
+    before = versions(Location.of(folder))
     manifest = write(run, console(), arguments.append)
+    found = f"{'nothing new, ' if manifest.version in before else ''}version {manifest.version}"
     skipped = sum(manifest.skipped.values())
     more = f", {skipped:,} skipped (see skipped-*.json there)" if skipped else ""
     console().print(
-        f"{folder_of(run)}: version {manifest.version}, {manifest.rows:,} images in {len(manifest.shards):,} shards, "
-        f"hash {manifest.hash}{more}",
+        f"{folder}: {found}, {manifest.rows:,} images in {len(manifest.shards):,} shards, hash {manifest.hash}{more}",
         highlight=False,
         soft_wrap=True,
     )
@@ -81,12 +85,12 @@ def _inspect(arguments: argparse.Namespace) -> int:
     from service.tracking.sample_grids import grid
 
     folder, manifest = _opened(arguments)
-    transform = Transform.model_validate(manifest.transform or {"size": arguments.size})
     console().print(table(manifest, folder))
-    grid(open_loader(folder, transform, 1, 0, version=manifest.version).some(_SHEET_IMAGES).images).save(
-        arguments.sheet
-    )
-    console().print(f"contact sheet: {arguments.sheet}", highlight=False, soft_wrap=True)
+    if arguments.sheet:
+        transform = Transform.model_validate(manifest.transform or {"size": arguments.size})
+        loader = open_loader(folder, transform, 1, 0, version=manifest.version)
+        grid(loader.some(_SHEET_IMAGES).images).save(arguments.sheet)
+        console().print(f"contact sheet: {arguments.sheet}", highlight=False, soft_wrap=True)
     return ExitCode.DONE
 
 

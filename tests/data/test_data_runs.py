@@ -58,11 +58,17 @@ def test_a_data_set_is_ingested_inspected_verified_and_appended_to(tmp_path: Pat
     words = folder_words(tmp_path)
     code, out, err = pipelines("ingest", *words, cwd=tmp_path)
     assert (code, err) == (0, "")
-    assert "version 1, 80 images in 1 shards" in out
-    code, out, err = pipelines("inspect", str(tmp_path / "shards"), cwd=tmp_path)
+    assert "shards: version 1, 80 images in 1 shards" in out
+    code, out, err = pipelines("ingest", *words, cwd=tmp_path)
     assert (code, err) == (0, "")
+    assert "shards: nothing new, version 1, 80 images in 1 shards" in out
+    before = sorted(tmp_path.iterdir())
+    code, out, err = pipelines("inspect", str(tmp_path / "shards"), cwd=tmp_path)
+    assert (code, err, sorted(tmp_path.iterdir())) == (0, "", before)
     assert all(text in out for text in ("pictures in photos", "80, decoded, 16x16x3", "cats, dogs", "bicubic"))
-    sheet = Image.open(tmp_path / "contact-sheet.png")
+    code, out, err = pipelines("inspect", str(tmp_path / "shards"), "--sheet", "sheet.png", cwd=tmp_path)
+    assert (code, err) == (0, "") and "contact sheet: sheet.png" in out
+    sheet = Image.open(tmp_path / "sheet.png")
     loader = open_loader(Location.of(str(tmp_path / "shards")), Transform(size=16, resample="bicubic"), 1, 0)
     assert sheet.tobytes() == grid(loader.some(64).images).tobytes()
     assert len(set(sheet.getdata())) > 1000
