@@ -12,7 +12,8 @@ from tests.deployment.kubectl import NoKubectlError, build, kubectl
 from tests.deployment.kubernetes_objects import Manifest
 
 K8S, CRDS = ROOT / "k8s", ROOT.parent / "shared" / "crds"
-OVERLAYS = ("gpu", "tpu", "local", "gpu+kueue", "tpu+kueue", "gpu+store-port", "gpu+pod-identity")
+COMPONENTS = ("kueue", "store-port", "store-addresses", "pod-identity")
+OVERLAYS = ("gpu", "tpu", "local", "tpu+kueue", *(f"gpu+{component}" for component in COMPONENTS))
 
 
 @pytest.fixture(scope="session")

@@ -86,6 +86,7 @@ MUTANTS: list[tuple[str, Edit, str]] = [
     ("reaches", ("gpu", BUCKET, "spec.egress.0.ports.0.port", 80), "lets it out to that"),
     ("reaches", ("gpu", BUCKET, "spec.egress.0.to.0.ipBlock.cidr", "10.0.0.0/8"), "lets it out to that"),
     ("reaches", ("gpu", INGEST, f"{LAUNCHER}.containers.0.envFrom.1", GONE), "has no keys of it"),
+    ("reaches", ("gpu+store-addresses", BUCKET, "metadata.annotations", GONE), "lets it out to that"),
     ("reaches", ("gpu", JOB, f"{WORKER}.containers.0.envFrom.1", GONE), "has no keys of it"),
     ("reaches", ("gpu", "NetworkPolicy/backup", "spec.egress", []), "out to postgres:5432"),
     ("reaches", ("gpu", "NetworkPolicy/postgres", f"spec.ingress.0.from.0.{ROLES}", ["mlflow"]), "in at postgres"),

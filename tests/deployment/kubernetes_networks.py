@@ -22,6 +22,8 @@ from tests.deployment.kubernetes_references import URL
 #: The bucket's keys. Where pods have roles of the cloud's instead, it is named all the same, and is not there.
 _KEYS = "selfgan-s3"
 _ANYWHERE, _HTTPS = "0.0.0.0/0", 443
+#: A policy with this annotation names the store's own addresses.
+_NARROWED = "selfgan.io/store-addresses"
 #: What is never meant by "anywhere": there, nodes are handed their own credentials.
 _NODES_OWN = {_ANYWHERE: {"169.254.0.0/16"}, "::/0": {"fe80::/10", "fd00:ec2::/32", "fd20:ce::/32"}}
 #: Within those: NodeLocal DNSCache, and the agent of EKS Pod Identity.
@@ -124,17 +126,23 @@ def _behind(host: str, port: int, manifests: list[Manifest]) -> Iterator[tuple[P
 
 def _opened(policies: list[Manifest], way: str, own: dict[str, str], other: dict[str, str] | None, port: int) -> bool:
     """Whether a policy opens a port between a pod and another, or (None) any address outside."""
-    rules = [rule for one in policies if selected(own, one["spec"]["podSelector"]) for rule in one["spec"].get(way, [])]
+    rules = [
+        (rule, one["metadata"].get("annotations", {}).get(_NARROWED) is not None)
+        for one in policies
+        if selected(own, one["spec"]["podSelector"])
+        for rule in one["spec"].get(way, [])
+    ]
     return any(
         port in {one["port"] for one in rule.get("ports", [{"port": port}])}
-        and any(_means(peer, other) for peer in rule.get("to" if way == "egress" else "from", [{}]))
-        for rule in rules
+        and any(_means(peer, other, narrowed) for peer in rule.get("to" if way == "egress" else "from", [{}]))
+        for rule, narrowed in rules
     )
 
 
-def _means(peer: dict[str, Any], other: dict[str, str] | None) -> bool:
+def _means(peer: dict[str, Any], other: dict[str, str] | None, narrowed: bool) -> bool:
     if not peer:
         return True
     if other is None:
-        return bool(peer.get("ipBlock", {}).get("cidr") == _ANYWHERE)
+        cidr = peer.get("ipBlock", {}).get("cidr")
+        return cidr is not None if narrowed else cidr == _ANYWHERE
     return "podSelector" in peer and "namespaceSelector" not in peer and selected(other, peer["podSelector"])

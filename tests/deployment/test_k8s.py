@@ -30,7 +30,7 @@ from tests.deployment.kubernetes_mutants import (
     WORKER,
     Edit,
 )
-from tests.deployment.kubernetes_objects import Manifest, find, launchers, name_of, of_kind, pods
+from tests.deployment.kubernetes_objects import ROLE, Manifest, find, launchers, name_of, of_kind, pods, selected
 
 
 def changed(manifests: list[Manifest], name: str, path: str, value: Any) -> list[Manifest]:
@@ -229,3 +229,19 @@ def test_components_open_their_ports_to_whoever_uses_the_bucket(
     manifests = overlays[overlay]
     assert find(manifests, name)["spec"]["podSelector"] == find(manifests, BUCKET)["spec"]["podSelector"]
     assert find(manifests, name)["metadata"]["namespace"] == "selfgan"
+
+
+def test_where_the_stores_addresses_are_known_replicas_reach_no_other_host(overlays: dict[str, list[Manifest]]) -> None:
+    def outside(overlay: str) -> set[str]:
+        rules = [
+            rule
+            for one in of_kind(overlays[overlay], "NetworkPolicy")
+            if selected({ROLE: "ray-worker"}, one["spec"]["podSelector"])
+            for rule in one["spec"].get("egress", [])
+        ]
+        assert all(rule["to"] for rule in rules)  # Without it, a rule means every address.
+        return {peer["ipBlock"]["cidr"] for rule in rules for peer in rule["to"] if "ipBlock" in peer}
+
+    dns = {"169.254.20.10/32"}
+    assert outside("gpu") == {"0.0.0.0/0", "::/0"} | dns
+    assert outside("gpu+store-addresses") == {"192.0.2.0/24", "2001:db8::/32"} | dns
