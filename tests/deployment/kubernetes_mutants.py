@@ -11,6 +11,7 @@ GONE = object()
 JOB, CRON, RAY = "RayJob/selfgan-retrain", "CronJob/selfgan-retrain", "RayCluster/selfgan"
 CLUSTER = "spec.rayClusterSpec"
 HEAD, HEAD_ABOUT = f"{CLUSTER}.headGroupSpec.template.spec", f"{CLUSTER}.headGroupSpec.template.metadata"
+LOCAL_HEAD = "spec.headGroupSpec.template.spec"
 GROUP = f"{CLUSTER}.workerGroupSpecs.0"
 WORKER = f"{GROUP}.template.spec"
 LAUNCHER = "spec.jobTemplate.spec.template.spec"
@@ -85,8 +86,8 @@ MUTANTS: list[tuple[str, Edit, str]] = [
     ("reaches", ("gpu", BUCKET, f"spec.{ROLES}", ["ray-head", "ray-worker", "mlflow", "backup"]), "out to that"),
     ("reaches", ("gpu", BUCKET, "spec.egress.0.ports.0.port", 80), "lets it out to that"),
     ("reaches", ("gpu", BUCKET, "spec.egress.0.to.0.ipBlock.cidr", "10.0.0.0/8"), "lets it out to that"),
-    ("reaches", ("gpu", INGEST, f"{LAUNCHER}.containers.0.envFrom.1", GONE), "has no keys of it"),
     ("reaches", ("gpu+store-addresses", BUCKET, "metadata.annotations", GONE), "lets it out to that"),
+    ("reaches", ("gpu", INGEST, f"{LAUNCHER}.containers.0.envFrom.1", GONE), "has no keys of it"),
     ("reaches", ("gpu", JOB, f"{WORKER}.containers.0.envFrom.1", GONE), "has no keys of it"),
     ("reaches", ("gpu", "NetworkPolicy/backup", "spec.egress", []), "out to postgres:5432"),
     ("reaches", ("gpu", "NetworkPolicy/postgres", f"spec.ingress.0.from.0.{ROLES}", ["mlflow"]), "in at postgres"),
@@ -109,6 +110,10 @@ MUTANTS: list[tuple[str, Edit, str]] = [
     ("services", ("gpu", "Service/mlflow", "spec.ports.0.port", 80), "answers at mlflow:5000"),
     ("services", ("gpu", POSTGRES, "spec.serviceName", "database"), "no Service database"),
     ("services", ("local", CRON, f"{LAUNCHER}.containers.0.args.1", "--submit=http://ray:8265"), "at ray:8265"),
+    ("users", ("gpu", JOB, f"{WORKER}.containers.0.env.1.valueFrom.secretKeyRef.name", "selfgan-mlflow"), "has the"),
+    ("users", ("local", RAY, f"{LOCAL_HEAD}.containers.0.env.0.valueFrom.secretKeyRef.name", "selfgan-mlflow"), "has"),
+    ("users", ("gpu", JOB, f"{HEAD}.containers.0.env.1.name", "PASSWORD"), "cannot log in"),
+    ("users", ("gpu", MLFLOW, "spec.template.spec.initContainers.1", GONE), "nothing makes (selfgan-trainings)"),
     ("bindings", ("gpu", "RoleBinding/selfgan-launcher", "roleRef.name", "launcher"), "no Role launcher"),
     ("bindings", ("gpu", "RoleBinding/selfgan-launcher", "subjects.0.name", "launcher"), "no ServiceAccount launcher"),
     ("bindings", ("gpu", CRON, f"{LAUNCHER}.containers.0.args.0", "retrain"), "no RayJob retrain"),

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.deployment.kubernetes_objects import (
+    ROLE,
     Manifest,
     Pod,
     launchers,
@@ -25,6 +26,7 @@ _README = Path(__file__).resolve().parents[2] / "k8s" / "README.md"
 #: A row of the README's table of secrets: | `secret` | `key`, `key` | ...
 _ROW = re.compile(r"^\| `([\w.-]+)` \| ([^|]*) \|", re.MULTILINE)
 URL = re.compile(r"\b(?:https?|postgresql(?:\+\w+)?)://(?:\w+@)?([a-z][\w-]*):(\d+)")
+_PASSWORD = "MLFLOW_TRACKING_PASSWORD"
 _VARIABLE = re.compile(r"\$\((\w+)\)")
 
 
@@ -68,6 +70,34 @@ def _references(pod: Pod) -> Iterator[tuple[str, str, str | None]]:
                 for field in (f"{kind}Ref", f"{kind}KeyRef"):
                     if field in source:
                         yield kind, source[field]["name"], source[field].get("key")
+
+
+def users(manifests: list[Manifest]) -> Iterator[str]:
+    """MLflow's administrator stays with MLflow. Whoever else logs in is a user that is made beside the server."""
+    administrators, made = set(), set()
+    for pod in pods(manifests):
+        for container in pod.containers:
+            of = _secrets_of(container)
+            administrators |= {of[name] for name in of if name.startswith("MLFLOW_AUTH_ADMIN_")}
+            if "service.tracking.accounts" in container.get("command", []):
+                made.add(of.get(_PASSWORD))
+    for pod in pods(manifests):
+        found = [_secrets_of(container) for container in pod.containers]
+        if any(set(of.values()) & administrators for of in found) and not any(
+            "MLFLOW_AUTH_ADMIN_PASSWORD" in of for of in found
+        ):
+            yield f"{pod.where}: has the password of MLflow's administrator"
+        for of in found:
+            if _PASSWORD in of and of[_PASSWORD] not in made:
+                yield f"{pod.where}: logs in to MLflow as a user that nothing makes ({of[_PASSWORD]})"
+            if _PASSWORD not in of and pod.labels.get(ROLE, "").startswith("ray-"):
+                yield f"{pod.where}: cannot log in to MLflow"
+
+
+def _secrets_of(container: dict[str, Any]) -> dict[str, str]:
+    """The secret that each of its variables is from."""
+    references = {one["name"]: one.get("valueFrom", {}).get("secretKeyRef") for one in container.get("env", [])}
+    return {name: reference["name"] for name, reference in references.items() if reference}
 
 
 def _within(pod: Pod, manifests: list[Manifest]) -> Iterator[str]:

@@ -14,7 +14,7 @@ from cronsim import CronSim, CronSimError
 from pipelines.rayjob.launches import LONGEST_NAME, QUEUE_LABEL, altered_by_a_shell
 from tests.deployment.kubernetes_networks import addresses, networks, reaches
 from tests.deployment.kubernetes_objects import ROLE, Manifest, launchers, name_of, of_kind, pods, rays
-from tests.deployment.kubernetes_references import bindings, dangling, services
+from tests.deployment.kubernetes_references import bindings, dangling, services, users
 
 Rule = Callable[[list[Manifest]], Iterator[str]]
 
@@ -272,6 +272,7 @@ RULES: tuple[Rule, ...] = (
     backups,
     dangling,
     services,
+    users,
     bindings,
 )
 
