@@ -7,10 +7,9 @@ import re
 import subprocess
 import sys
 import textwrap
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import boto3
 import numpy as np
 import pytest
 import yaml
@@ -24,10 +23,10 @@ from pipelines.loading.blocks import Blocks
 from pipelines.storage.location import Location
 from pipelines.storage.upload import main as upload_main
 from service.configuration.recipe import load
-from tests.conftest import ROOT, called, free_port
-from tests.data.s3_servers import environment, moto
-from tests.deployment import postgres
+from tests.conftest import ROOT, called
+from tests.deployment import postgres, roles
 from tests.deployment.kubernetes_objects import Manifest, Pod, find, pods, resolved, variables, words_of
+from tests.deployment.roles import PERSON, Store
 
 INGEST, BACKUP, RETRAIN = "CronJob/selfgan-ingest", "CronJob/selfgan-backup", "CronJob/selfgan-retrain"
 MLFLOW = "Deployment/mlflow"
@@ -62,14 +61,10 @@ def _png(seed: int) -> bytes:
 
 
 @pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The bucket `selfgan` of a server, which this process finds as a pod with the secret does."""
-    with moto(free_port()) as endpoint:
-        for name, value in environment(endpoint).items():
-            monkeypatch.setenv(name, value)
-        client = boto3.client("s3", endpoint_url=endpoint)
-        client.create_bucket(Bucket="selfgan")
-        yield client
+def store() -> Iterator[Store]:
+    """The bucket `selfgan`, and the keys of those who may do something with it."""
+    with roles.store("selfgan") as found:
+        yield found
 
 
 @pytest.mark.parametrize("overlay", ["gpu", "tpu", "local"])
@@ -88,14 +83,15 @@ def test_the_ingest_makes_what_the_retraining_reads(overlays: dict[str, list[Man
 
 @pytest.mark.long
 def test_an_ingest_adds_to_the_bucket_what_is_new(
-    overlays: dict[str, list[Manifest]], bucket: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    overlays: dict[str, list[Manifest]], store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    store.become("ingest", monkeypatch)
     words, shards = _words(overlays["gpu"]), Location.of("s3://selfgan/shards/bedroom")
 
     def put(*seeds: int) -> None:
         for seed in seeds:
-            bucket.put_object(Bucket="selfgan", Key=f"sources/bedroom/{seed}.png", Body=_png(seed))
+            store.put(f"sources/bedroom/{seed}.png", _png(seed))
 
     put(*range(20))
     code, _, err = called(pipelines_main, *words)
@@ -135,14 +131,18 @@ def test_an_ingest_adds_to_the_volume_where_there_is_no_bucket(
     assert labels[-10:] == list(range(10))
 
 
-def test_an_upload_replaces_the_target_or_says_why_not(bucket: Any, tmp_path: Path) -> None:
+def test_an_upload_replaces_the_target_or_says_why_not(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file, target = tmp_path / "mlflow.dump", f"s3://selfgan/backups/{JOB}.dump"
     for content in (b"one", b"another"):  # A pod that is started again.
         file.write_bytes(content)
         for where in (target, str(tmp_path / "storage" / "backups" / f"{JOB}.dump")):
+            store.become("backup", monkeypatch)
             code, out, err = called(upload_main, str(file), where)
             assert (code, err) == (0, "")
             assert out == f"{where}: {len(content):,} bytes\n"
+            store.become(PERSON, monkeypatch)  # The backup may not read it.
             assert Location.of(where).read() == content
     code, _, err = called(upload_main, str(tmp_path / "none.dump"), target)
     assert code == 1 and "none.dump" in err
@@ -225,8 +225,9 @@ def _restore(server: postgres.Server, folder: Path) -> subprocess.CompletedProce
 
 @pytest.mark.long
 def test_a_backup_is_restored_as_the_runbook_says(
-    overlays: dict[str, list[Manifest]], bucket: Any, tmp_path: Path
+    overlays: dict[str, list[Manifest]], store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    store.become(PERSON, monkeypatch)
     try:
         postgres.programs()
         postgres.driver(tmp_path / "driver")
@@ -235,13 +236,14 @@ def test_a_backup_is_restored_as_the_runbook_says(
     manifests, uri = overlays["gpu"], "postgresql+psycopg2://mlflow@{}/mlflow"
     found = {**os.environ, "PGPASSWORD": postgres.PASSWORD, "PYTHONPATH": f"{tmp_path / 'driver'}:{ROOT}"}
 
-    def run(*words: str, address: str) -> str:
+    def run(*words: str, address: str, role: str = PERSON) -> str:
         """A command of a manifest, where the server is elsewhere, and so is what the containers share."""
         here = [word.replace("postgres:5432", address).replace("/dump", str(tmp_path)) for word in words]
         programs = Path(sys.executable).parent if here[0] in ("python", "mlflow") else postgres.programs()
         done = subprocess.run(
-            [str(programs / here[0]), *here[1:]], env=found, cwd="/", capture_output=True, text=True, check=False
-        )
+            [str(programs / here[0]), *here[1:]],
+            env={**found, **store.environment(role)}, cwd="/", capture_output=True, text=True, check=False,
+        )  # fmt: skip
         assert done.returncode == 0, done.stderr
         return done.stdout
 
@@ -252,17 +254,17 @@ def test_a_backup_is_restored_as_the_runbook_says(
         run("python", "-c", _FILL, uri.format(lost.address), address=lost.address)
         run(*dump["command"], address=lost.address)
         words = [*upload["command"], *(resolved(word, names) for word in upload["args"])]
-        assert JOB in run(*words, address=lost.address)
+        assert JOB in run(*words, address=lost.address, role="backup")
         before = lost.plain("mlflow")
     assert "champion" in before and "admin" in before
     with postgres.server() as server:
         wrong = ["psql", "--username=mlflow", "--dbname=mlflow", "--command=CREATE TABLE begun_anew (row int)"]
         subprocess.run(wrong, env=server.environment, stdout=subprocess.DEVNULL, check=True)
-        whole = bucket.get_object(Bucket="selfgan", Key=f"backups/{JOB}.dump")["Body"].read()
-        bucket.put_object(Bucket="selfgan", Key=f"backups/{JOB}.dump", Body=whole[: len(whole) // 2])
+        whole = store.client().get_object(Bucket="selfgan", Key=f"backups/{JOB}.dump")["Body"].read()
+        store.put(f"backups/{JOB}.dump", whole[: len(whole) // 2])
         assert _restore(server, tmp_path).returncode != 0
         assert "begun_anew" in server.plain("mlflow")  # Nothing has changed.
-        bucket.put_object(Bucket="selfgan", Key=f"backups/{JOB}.dump", Body=whole)
+        store.put(f"backups/{JOB}.dump", whole)
         (tmp_path / "calls").unlink()
         done = _restore(server, tmp_path)
         assert done.returncode == 0, done.stderr
