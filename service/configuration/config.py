@@ -196,6 +196,9 @@ class Run(Options):
         del chosen["batch"]["rows_at_once"]
         if not self.exact:  # Runs of before there was a choice have the same name.
             del chosen["exact"], chosen["batch"]["cells"]
+        balance = chosen["scheme"].get("balance")
+        if isinstance(balance, dict) and balance.get("applied_to") == "loss":
+            del balance["applied_to"]
         return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -71,6 +71,10 @@ OTHERS = {
         "batch.size=24", "task=conditional", "objective=sim_cosine", "network.patches=true", "network.critic_stages=2",
         "scheme={name: alternating, order: simultaneous}", "optimizer={name: rmsprop, learning_rate: 1e-3}",
     ],
+    "validity, normalised, applied to updates": [
+        "batch.size=20", "batch.shards=2", "scheme.balance={name: validity, form: normalised, applied_to: update}",
+        "optimizer.critic_learning_rate=2e-3",
+    ],
     "minibatch deviation": ["batch.size=20", "network.minibatch=deviation"],
     "minibatch discrimination, gradient penalty": [
         "batch.size=18", "network.minibatch=discrimination", "scheme=alternating", "regularizers=[gradient_penalty]",

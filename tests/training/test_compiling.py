@@ -121,9 +121,10 @@ def test_a_penalty_that_is_not_due_at_every_step_takes_no_new_code(digits: Locat
     assert distance(found, plain) < 1e-9
 
 
-def test_schedules_take_no_new_code(digits: Location) -> None:
+def test_schedules_and_weights_of_updates_take_no_new_code(digits: Location) -> None:
     words = [
-        "batch.size=8", "network.critic_batch_norm=false", "ema={half_life_images: {base: 0, final: 50, images: 60}}",
+        "batch.size=8", "network.critic_batch_norm=false", "scheme.balance.applied_to=update",
+        "ema={half_life_images: {base: 0, final: 50, images: 60}}",
         "optimizer.betas=[0, {base: 0.9, final: 0.99, steps: 6}]",
         "regularizers=[{name: r1, every: 1, weight: {base: 2, final: 0, images: 60}}, "
         "{name: ada, target: null, probability: {base: 0.1, final: 1, images: 60}}]",

@@ -73,10 +73,11 @@ def apart(some: dict[str, Tensor], others: dict[str, Tensor]) -> tuple[float, st
     [
         [],
         ["batch.shards=2", "scheme.balance.form=normalised"],
+        ["scheme.balance.applied_to=update"],
         ["network.dropout=0.3", "ema={}"],
         ["scheme=alternating", "network.minibatch=deviation"],
     ],
-    ids=["joint", "shards", "dropout, ema", "alternating"],
+    ids=["joint", "shards", "weights applied to updates", "dropout, ema", "alternating"],
 )
 def test_a_step_is_the_step_of_one_cpu(words: Sequence[str], digits: Location) -> None:
     run = load("digits", [*SMALL, *words])

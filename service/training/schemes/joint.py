@@ -25,6 +25,7 @@ from service.training.critics.joint_passes import two_passes, with_frozen_critic
 from service.training.critics.passes import GENERATED, CriticOutputs, gather_scores, run_critic
 from service.training.critics.penalties import penalties, see_real
 from service.training.health.divergence import Divergence
+from service.training.scaled_updates import scaled_updates
 from service.training.schemes import Read, Scheme, Stepper
 
 
@@ -95,7 +96,8 @@ class JointStepper(Stepper):
         loss.backward()
         means = losses.detach().mean((0, 2))
         skip = self.divergence.watch(torch.cat([means, others.mean(1)]) if len(others) else means, batch.step)
-        context.accelerator.step(self._optimizer, skip)
+        with scaled_updates(self._optimizer, self._scheme.balance.of_updates(weights), skip):
+            context.accelerator.step(self._optimizer, skip)
         self._previous, self._rows = context.pools.through(made), batch.own_rows
         self.fakes = next(iter(made.values())).images.detach()
         metrics = {"loss/joint": loss.detach()}
@@ -106,13 +108,11 @@ class JointStepper(Stepper):
 
     def row_state(self) -> dict[str, tuple[RowSet, Tensor]]:
         rows = self._rows
-        if rows is None:
-            return {}
         return {
             f"previous.{game}.{name}": (rows, value)
             for game, view in self._previous.items()
             for name, value in view._asdict().items()
-            if value is not None
+            if rows is not None and value is not None
         }
 
     def restore_row_state(self, state: Mapping[str, Tensor]) -> None:
@@ -179,7 +179,7 @@ class _JointLoss(nn.Module):
         see_real(context.regularizers, context.objective, self.critics, [on_real for _, on_real, _ in whole])
         losses, weights = (torch.stack(found) for found in zip(*map(self._weighted, whole), strict=True))
         # Shards are summed, not averaged: the author's TPU-like loop accumulates one backward pass a shard.
-        loss = (weights * losses).sum((1, 2)).mean()
+        loss = (self.scheme.balance.of_losses(weights) * losses).sum((1, 2)).mean()
         if len(others):
             loss = loss + others.sum()
         return loss, made.views, losses, weights.detach(), others.detach()
