@@ -19,7 +19,7 @@ KINDS: dict[type[torch.optim.Optimizer], dict[str, Any]] = {
 TRAINING = """
 import sys, torch
 from service.configuration.recipe import load
-for name in ("sngan-mnist", "r3gan-mnist"):
+for name in ("sngan-mnist", "r3gan-mnist", "self-r3gan-bedroom"):
     load(name)
 run = load("digits")
 weights = torch.nn.Parameter(torch.ones(3))
