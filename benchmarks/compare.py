@@ -2,9 +2,12 @@
 
 ``python -m benchmarks.compare --steps 10000 gan-mnist "self-gan-mnist scheme.balance=validity"``: each contender
 is a recipe and what overrides it. ``--seconds 120`` gives each as many CPU seconds of training, instead of as many
-steps. One process trains one after the other on one core. It looks at every mark, and prints the distance at once, so
-that what has been found is there when it is cut short. At the end it prints the mean, the spread, and by how much a
-contender is ahead of the first one: the mean of the differences at the same seeds, with its 95 % interval (Student's).
+steps. One process trains one after the other on one core. It looks at every mark, and prints the distance at once. At
+the end, or when Ctrl-C cuts it short, it prints the mean, the spread, and by how much a contender is ahead of the first
+one: the mean of the differences at the same seeds, with its 95 % interval (Student's).
+
+``--rates 1e-4,4e-4,1.6e-3`` trains each contender with every pair of these learning rates, the generator's and the
+critic's, and prints what a contender makes of them: the median over all pairs, and at how many it is ahead.
 """
 
 from __future__ import annotations
@@ -14,9 +17,12 @@ import shlex
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from functools import cache, partial
+from itertools import product
 from math import sqrt
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean, median, stdev
 from typing import NamedTuple
 
 import torch
@@ -67,6 +73,7 @@ def main(arguments: list[str] | None = None) -> None:
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--steps", type=_marks, default=[10_000], help="where to look, such as 2000,20000")
     length.add_argument("--seconds", type=_marks, help="likewise, in CPU seconds of training")
+    parser.add_argument("--rates", type=_rates, default=[], help="learning rates, of which every pair is tried")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--data", default="../shared/data/mnist", help="folder of MNIST's files")
@@ -74,27 +81,37 @@ def main(arguments: list[str] | None = None) -> None:
     chosen = parser.parse_args(arguments)
     torch.set_num_threads(chosen.threads)
     marks, in_seconds = sorted(chosen.seconds or chosen.steps), bool(chosen.seconds)
-    results: dict[tuple[int, str], list[float]] = {}
-    with tempfile.TemporaryDirectory() as storage:
-        for seed in range(chosen.seeds):
+    results: dict[tuple[int, str], list[float]] = {(mark, one): [] for mark in marks for one in chosen.contenders}
+    distance = cache(partial(DigitDistance, chosen.data))
+    with tempfile.TemporaryDirectory() as storage, suppress(KeyboardInterrupt):
+        for seed, rates in product(range(chosen.seeds), _pairs(chosen.rates)):
             for place, contender in enumerate(chosen.contenders):
-                words = [f"data.source.uri={chosen.data}", f"seed={seed}"]
+                words = [f"data.source.uri={chosen.data}", f"seed={seed}", *rates]
                 if not in_seconds:
                     words.append(f"steps={marks[-1]}")
                 for mark, look in _trained(contender, words, marks, in_seconds, storage):
-                    found = DigitDistance(chosen.data, look.images.shape[2])(look.images)
-                    results.setdefault((mark, contender), []).append(found)
-                    at = f"seed {seed}  {look.steps:6,} steps  {look.seconds:5.0f} s"
-                    print(f"{found:8.1f}  {at}  {contender}", flush=True)
-                    if chosen.grids and seed == 0:
+                    away = distance(look.images.shape[2])(look.images)
+                    results[mark, contender].append(away)
+                    at = "  ".join([f"seed {seed}  {look.steps:6,} steps  {look.seconds:5.0f} s", *rates])
+                    print(f"{away:8.1f}  {at}  {contender}", flush=True)
+                    if chosen.grids and seed == 0 and not rates:
                         chosen.grids.mkdir(parents=True, exist_ok=True)
                         grid(look.images[:SHOWN]).save(chosen.grids / f"{place}-{mark}.png")
-    for mark in marks:
+    runs, line = min(map(len, results.values())), _line_of_rates if chosen.rates else _line
+    for mark in marks if runs else []:
         unit = "CPU seconds" if in_seconds else "steps"
-        print(f"\nclassifier-FID of {IMAGES:,} images after {mark:,} {unit}, {chosen.seeds} seeds")
-        first = results[mark, chosen.contenders[0]]
-        for contender in chosen.contenders:
-            print(_line(results[mark, contender], first, contender))
+        print(f"\nclassifier-FID of {IMAGES:,} images after {mark:,} {unit}, {runs} runs each")
+        found = [results[mark, contender][:runs] for contender in chosen.contenders]
+        for values, contender in zip(found, chosen.contenders, strict=True):
+            print(line(values, found[0], contender))
+
+
+def _pairs(rates: Sequence[float]) -> list[list[str]]:
+    """The options of every pair of a generator's and a critic's rate; the recipe's own if there are no rates."""
+    return [
+        [f"optimizer.learning_rate={generator:g}", f"optimizer.critic_learning_rate={critic:g}"]
+        for generator, critic in product(rates, repeat=2)
+    ] or [[]]
 
 
 def _trained(
@@ -112,6 +129,16 @@ def _line(values: list[float], first: list[float], contender: str) -> str:
         ahead, width = lead(first, values)
         text += f"  ahead by {ahead:+.1f} ({ahead - width:+.1f} to {ahead + width:+.1f})"
     return f"{text}  {contender}"
+
+
+def _line_of_rates(values: list[float], first: list[float], contender: str) -> str:
+    ahead = sum(one > own for one, own in zip(first, values, strict=True))
+    text = f"{median(values):8.1f} in the median, {min(values):.1f} to {max(values):.1f}"
+    return f"{text}{'' if values is first else f', ahead at {ahead} of {len(values)}'}  {contender}"
+
+
+def _rates(text: str) -> list[float]:
+    return [float(word) for word in text.split(",")]
 
 
 def _marks(text: str) -> list[int]:

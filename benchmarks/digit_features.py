@@ -88,17 +88,21 @@ class DigitDistance:
     """
 
     def __init__(self, folder: str, size: int) -> None:
-        self._network = classifier(folder)
-        self._real = resized(digits(folder, "t10k")[0], size)
+        self._metric = FrechetInceptionDistance(
+            feature=classifier(folder), reset_real_features=False, normalize=False, antialias=False
+        )
+        self._show(resized(digits(folder, "t10k")[0], size), real=True)
 
     def __call__(self, generated: Tensor) -> float:
         """Of (N, 1, H, W) uint8 images."""
-        metric = FrechetInceptionDistance(feature=self._network, normalize=False, antialias=False)
-        with torch.no_grad():
-            for images, real in ((self._real, True), (generated, False)):
-                for part in images.split(500):
-                    metric.update(part, real=real)
-        return float(metric.compute())
+        self._metric.reset()
+        self._show(generated, real=False)
+        return float(self._metric.compute())
+
+    @torch.no_grad()
+    def _show(self, images: Tensor, real: bool) -> None:
+        for part in images.split(500):
+            self._metric.update(part, real=real)
 
 
 def resized(images: Tensor, size: int) -> Tensor:
