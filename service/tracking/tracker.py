@@ -47,7 +47,13 @@ def failing_clearly() -> Iterator[None]:
     try:
         yield
     except (MlflowException, SQLAlchemyError, requests.RequestException, ImportError, OSError) as error:
-        raise TrackingError(str(error).splitlines()[0]) from error
+        raise TrackingError(_told(error)) from error
+
+
+def _told(error: BaseException) -> str:
+    """An error in one line: its first, or its last one as well, where the first only says that a list follows."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return f"{lines[0]} {lines[-1]}" if lines[0].endswith(":") and len(lines) > 1 else lines[0]
 
 
 def check_reachable(uri: str, seconds: float = 5.0) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import requests
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 from PIL import Image
 
 from pipelines.components import ConfigError
@@ -20,7 +21,7 @@ from service.tracking import run_page
 from service.tracking.delivery import Tracker
 from service.tracking.journal import Journal
 from service.tracking.run_page import Input
-from service.tracking.tracker import TrackingError, check_reachable, start_run
+from service.tracking.tracker import TrackingError, check_reachable, failing_clearly, start_run
 from tests.conftest import free_port
 from tests.patience import PATIENCE, wait_until
 
@@ -191,3 +192,20 @@ def test_a_nodes_reading_that_comes_after_the_end_is_not_missed(tmp_path: Path) 
     assert tracker.close(PATIENCE) == 0
     tracker.observed(2, {"system/node/cpu": 2.0})
     assert tracker.close(PATIENCE) == 0
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("no such run\n[SQL: SELECT *]", "no such run"),
+        (
+            "Failures while downloading:\n##### File a #####\nread timed out\n",
+            "Failures while downloading: read timed out",
+        ),
+        ("", "MlflowException"),
+    ],
+)
+def test_what_mlflow_says_is_told_in_one_line_with_its_reason(said: str, told: str) -> None:
+    with pytest.raises(TrackingError) as found, failing_clearly():
+        raise MlflowException(said)
+    assert str(found.value) == told
