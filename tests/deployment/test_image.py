@@ -30,7 +30,7 @@ def _lint(dockerfile: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([str(program), "-"], input=dockerfile, capture_output=True, text=True, check=False)
 
 
-def _dockerfile() -> str:
+def read_dockerfile() -> str:
     return (ROOT / "Dockerfile").read_text()
 
 
@@ -41,7 +41,7 @@ def _instructions(dockerfile: str) -> list[tuple[str, str]]:
     return [(line.partition(" ")[0], line.partition(" ")[2].strip()) for line in joined if line.strip()]
 
 
-def _stages(dockerfile: str) -> dict[str, list[tuple[str, str]]]:
+def stages_of(dockerfile: str) -> dict[str, list[tuple[str, str]]]:
     stages: dict[str, list[tuple[str, str]]] = {}
     for name, rest in _instructions(dockerfile):
         if name == "FROM":
@@ -72,7 +72,7 @@ def _tails(name: str, pattern: str) -> list[str]:
 
 
 def _image_problems(dockerfile: str, patterns: str) -> Iterator[str]:
-    stages = _stages(dockerfile)
+    stages = stages_of(dockerfile)
     yield from (f"there is no target {target}" for target in sorted(TARGETS - set(stages)))
     for stage, instructions in stages.items():
         base = instructions[0][1].split()[0]
@@ -115,17 +115,17 @@ def _install_problems(rest: str) -> Iterator[str]:
 
 
 def test_the_image_is_sound() -> None:
-    assert list(_image_problems(_dockerfile(), (ROOT / ".dockerignore").read_text())) == []
+    assert list(_image_problems(read_dockerfile(), (ROOT / ".dockerignore").read_text())) == []
 
 
 def test_hadolint_is_content() -> None:
-    done = _lint(_dockerfile())
+    done = _lint(read_dockerfile())
     assert done.returncode == 0, done.stdout
 
 
 def test_hadolint_finds_a_bad_dockerfile_out() -> None:
-    assert "DL3006" in _lint(_dockerfile().replace("python:3.11.15-slim-bookworm", "python")).stdout
-    assert "DL3008" in _lint(_dockerfile().replace("# hadolint ignore=DL3008\n", "")).stdout
+    assert "DL3006" in _lint(read_dockerfile().replace("python:3.11.15-slim-bookworm", "python")).stdout
+    assert "DL3008" in _lint(read_dockerfile().replace("# hadolint ignore=DL3008\n", "")).stdout
 
 
 @pytest.mark.parametrize(
@@ -145,8 +145,8 @@ def test_hadolint_finds_a_bad_dockerfile_out() -> None:
     ],
 )
 def test_a_broken_dockerfile_is_found_out(old: str, new: str) -> None:
-    assert old in _dockerfile()
-    assert list(_image_problems(_dockerfile().replace(old, new), (ROOT / ".dockerignore").read_text()))
+    assert old in read_dockerfile()
+    assert list(_image_problems(read_dockerfile().replace(old, new), (ROOT / ".dockerignore").read_text()))
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ def test_a_broken_dockerfile_is_found_out(old: str, new: str) -> None:
 def test_a_broken_dockerignore_is_found_out(old: str, new: str) -> None:
     patterns = (ROOT / ".dockerignore").read_text()
     assert old in patterns
-    assert list(_image_problems(_dockerfile(), patterns.replace(old, new)))
+    assert list(_image_problems(read_dockerfile(), patterns.replace(old, new)))
 
 
 # The locks
