@@ -29,7 +29,7 @@ SHELL, PYTHON = blocks("README.md", "sh"), [*blocks("README.md", "python"), *blo
 
 def runs(block: str) -> bool:
     """Whether a block trains, or serves: those take a minute."""
-    return re.search(r"selfgan train (?!\S+ --help)|train\(|models serve", block) is not None
+    return re.search(r"selfgan train (?!\S+ --help)|train\(|tune\.|models serve", block) is not None
 
 
 def as_cases(several: list[str]) -> list[object]:
@@ -61,7 +61,7 @@ def shell(script: str, folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_pages_have_blocks() -> None:
-    assert len(SHELL) >= 5 and len(PYTHON) == 2
+    assert len(SHELL) >= 5 and len(PYTHON) == 3
 
 
 @pytest.mark.parametrize("block", as_cases(SHELL))
