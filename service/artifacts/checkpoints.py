@@ -15,6 +15,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,8 @@ class State:
         identity: what must be equal for the run to go on: hashes of recipe and data set.
         run: the resolved configuration.
         arithmetic: of the machine that made it; another one's may round otherwise.
+        written: when it was published, as ISO 8601; empty if it was not, or by an earlier version.
+        replicas: how many the run was on then; 0 where that is not known.
     """
 
     step: int
@@ -54,6 +57,8 @@ class State:
     identity: Mapping[str, str]
     run: Mapping[str, Any]
     arithmetic: str = ""
+    written: str = ""
+    replicas: int = 0
 
 
 class CheckpointError(RuntimeError):
@@ -90,9 +95,14 @@ def save(state: State, folder: Path) -> None:
     (folder / MARKER).write_text(json.dumps(described, indent=2))
 
 
-def seal(folder: Path) -> None:
-    """Write into the marker what the other files are, so that damage is found. It reads them once."""
+def seal(folder: Path, replicas: int = 0) -> None:
+    """Write into the marker what the other files are, so that damage is found, and when that was. It reads them once.
+
+    Args:
+        replicas: how many the run is on, where that is known.
+    """
     described = json.loads((folder / MARKER).read_text())
+    described |= {"written": datetime.now(UTC).isoformat(timespec="seconds"), "replicas": replicas}
     described["files"] = {file.name: _described(file) for file in sorted(folder.iterdir()) if file.name != MARKER}
     new = folder / f"{MARKER}.new"
     new.write_text(json.dumps(described, indent=2))
@@ -126,6 +136,8 @@ def load(folder: Path, identity: Mapping[str, str] | None = None) -> State:
             identity=described["identity"],
             run=described["run"],
             arithmetic=described.get("arithmetic", ""),
+            written=described.get("written", ""),
+            replicas=described.get("replicas", 0),
         )
     except (CheckpointError, MemoryError):
         raise

@@ -26,16 +26,17 @@ def steps(run: Location) -> list[int]:
     return _steps(run, _MARKER)
 
 
-def publish(checkpoint: Path, run: Location, step: int, unmeasured: bool = False) -> Location:
+def publish(checkpoint: Path, run: Location, step: int, unmeasured: bool = False, replicas: int = 0) -> Location:
     """Copy a checkpoint that was saved to a folder into the run's, its marker last; returns where it is then.
 
     Args:
         unmeasured: whether `prune` is to leave it until `measured`.
+        replicas: how many the run is on, for whoever goes on from it.
 
     Raises:
         OSError: the storage refuses.
     """
-    checkpoints.seal(checkpoint)
+    checkpoints.seal(checkpoint, replicas)
     target = run / checkpoints.name_of(step)
     target.delete()  # What a process that died here has left, or what was damaged.
     if unmeasured:  # First: a checkpoint that others see without it may be deleted before it is measured.

@@ -1,6 +1,7 @@
 """Runs that go on: from the newest checkpoint that is whole, on all replicas from the same."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -34,6 +35,9 @@ def test_a_damaged_checkpoint_is_told_and_done_again(storage: Path, ray_cluster:
     (warning,) = [line for line in out.splitlines() if line.startswith("warning")]
     assert "step-00000060 is damaged: optimizers.pt has 1,000 of" in warning
     assert "going on from step 40" in out.splitlines()
+    (told,) = [line for line in out.splitlines() if line.startswith("checkpoint ")]
+    place = re.escape(str(storage / "whole" / "step-00000040"))
+    assert re.fullmatch(rf"checkpoint {place}, written 20\d\d-\S+\+00:00 \(replicas: 2 then, 2 now\)", told), told
     again = final(storage, "whole")
     assert all(torch.equal(value, again[key]) for key, value in whole.items())
 

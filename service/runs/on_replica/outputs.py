@@ -100,12 +100,14 @@ class RayOutputs:
         uploaded = threading.Event()
         self._uploads = [*(event for event in self._uploads if not event.is_set()), uploaded]
 
+        replicas = ray.train.get_context().get_world_size()
         step = state.step  # All that the upload keeps of the state, which is large.
 
         def upload(checkpoint: ray.train.Checkpoint, name: str) -> ray.train.Checkpoint:
             # Ray tries some failures again, so the folder stays until it has worked; the others end this process.
             run = Location.of(self._job.folder)
-            target = run_checkpoints.publish(folder, run, step, self._run.evaluation.during_training)
+            measures = self._run.evaluation.during_training
+            target = run_checkpoints.publish(folder, run, step, measures, replicas)
             self._note_memory(step)
             self._published(target, candidate if improves else None, Location.of(str(folder)))
             shutil.rmtree(folder, ignore_errors=True)

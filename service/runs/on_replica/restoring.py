@@ -3,39 +3,51 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import ray.train
 from ray.train import collective
 
 from pipelines.storage.location import Location
 from service.artifacts import checkpoints, run_checkpoints
+from service.artifacts.checkpoints import State
 from service.configuration.config import Run
 from service.runs.on_replica.replica import Replica
 
 
-def restore(run: Run, folder: str, replica: Replica, rank: int, tell: Callable[[str], None]) -> int:
+def restore(run: Run, folder: str, replica: Replica, rank: int, status: Any) -> int:
     """Go on from the run's newest checkpoint that is whole, if it has one; returns the steps done.
 
     Rank 0 looks, and the others take what it has found: they go on from the same step whatever becomes of the folder.
 
     Args:
         folder: the run's.
-        tell: hears, in a line each, of damaged checkpoints, and of one that was made where bits may differ. Rank 0
-            only.
+        status: hears of rank 0, in a line each, what the run goes on from, of damaged checkpoints, and of one that was
+            made where bits may differ.
 
     Raises:
         CheckpointError: the checkpoint is of another recipe or data set, or cannot be read.
     """
-    place = Location.of(folder)
+    place, tell = Location.of(folder), status.warn.remote
     state = run_checkpoints.newest(place, replica.identity, tell) if rank == 0 else None
     step = collective.broadcast_from_rank_zero(state.step if state else 0)
     if step:
         state = state or run_checkpoints.read(place, step, replica.identity)
         if run.exact and rank == 0 and state.arithmetic != (here := replica.arithmetic):
             tell(f"the checkpoint was made by {state.arithmetic or 'another version'}; {here} may round otherwise")
+        if rank == 0:
+            replicas = ray.train.get_context().get_world_size()
+            status.say.remote(f"checkpoint {place / checkpoints.name_of(step)}{_told(state, replicas)}")
         replica.restore(state)
     elif run.start_from is not None:
         with tempfile.TemporaryDirectory() as copy:
             replica.begin_with(checkpoints.fetch(Location.of(run.start_from), Path(copy)))
     return int(step)
+
+
+def _told(state: State, replicas: int) -> str:
+    """When a checkpoint was written, and on how many replicas; the latter now too."""
+    if not state.written:  # By an earlier version.
+        return f" (replicas: {replicas} now)"
+    return f", written {state.written} (replicas: {state.replicas} then, {replicas} now)"

@@ -32,7 +32,7 @@ def replica_main(job: Job) -> Diverged | Left | str | None:
         return "torch_xla is not installed where the replicas run: pip install 'selfgan[tpu]'"
     try:
         run, accelerator, replica = set_up(job)
-        start = restore(run, job.folder, replica, accelerator.rank, job.status.warn.remote)
+        start = restore(run, job.folder, replica, accelerator.rank, job.status)
         outputs = RayOutputs(run, job, chief=accelerator.rank == 0, start=start)
         ended = train(run, accelerator, replica, outputs, start)
         if accelerator.rank == 0:  # What is left, such as uploads, may take longer than a step.
