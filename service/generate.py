@@ -9,7 +9,8 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,7 +51,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--model", required=True, help="models:/NAME/latest, /VERSION or @ALIAS")
+    add_model_options(parser)
     parser.add_argument(
         "--out",
         type=Path,
@@ -67,6 +68,14 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         "--interpolate", action="store_true", help="n images on the way from one of the seed's to its next"
     )
     parser.add_argument("--images", type=Path, help="picture or folder of pictures to translate")
+    return parser
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """What a command needs to find a model."""
+    parser.add_argument(
+        "--model", required=True, help="models:/NAME/latest, /VERSION or @ALIAS, or a folder that export has written"
+    )
     parser.add_argument(
         "--tracking",
         default=os.environ.get("MLFLOW_TRACKING_URI", f"sqlite:///{Path('runs/mlflow.db').resolve()}"),
@@ -75,7 +84,6 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--cache", type=Path, default=Path("~/.cache/selfgan/models"), help="folder of fetched models [%(default)s]"
     )
-    return parser
 
 
 def made(generator: Generator, arguments: argparse.Namespace) -> Tensor:
@@ -115,8 +123,10 @@ def walk(generator: Generator, arguments: argparse.Namespace) -> str:
     from service.tracking.sample_grids import animation, grid
 
     walks = generator.walks(arguments.n, _FRAMES, arguments.seed, arguments.label, arguments.truncation)
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    animation([grid(images) for images in walks], arguments.out, _FRAME_SECONDS)
+    frames = [grid(images) for images in walks]
+    with writing(arguments.out):
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+        animation(frames, arguments.out, _FRAME_SECONDS)
     return f"{arguments.n} images that change, in {arguments.out}"
 
 
@@ -151,24 +161,30 @@ def _check(chosen: argparse.Namespace) -> None:
         raise ConfigError("--out: a .gif walks from image to image by itself; leave --interpolate and --images out")
 
 
-def main(arguments: Sequence[str] | None = None, prog: str = "python service/generate.py") -> int:
-    """Returns the exit code: 2 for the user's mistakes, 1 where the server fails."""
-    chosen = _parser(prog).parse_args(arguments)
+@contextmanager
+def writing(out: Path) -> Iterator[None]:
+    """Within, storage that refuses is the user's mistake."""
     from pipelines.components import ConfigError
-    from service.artifacts.model_cache import pull
+
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(f"--out: {out} cannot be written: {error}") from error
+
+
+def outcome(chosen: argparse.Namespace, work: Callable[[Path], str]) -> int:
+    """What a command does with the folder of the model that was asked for; prints what it returns.
+
+    Returns the exit code: 2 for the user's mistakes, 1 where the server fails.
+    """
+    from pipelines.components import ConfigError
+    from service.artifacts.model_cache import folder_of
     from service.artifacts.registry import NoModelError
-    from service.generator import Generator, GeneratorError
+    from service.generator import GeneratorError
     from service.tracking.tracker import TrackingError
 
     try:
-        _check(chosen)
-        generator = Generator.read(pull(chosen.model, chosen.tracking, chosen.cache.expanduser()))
-        moving = chosen.out.suffix.lower() == ".gif"
-        images = None if moving else made(generator, chosen)
-        try:
-            print(walk(generator, chosen) if images is None else write(images, chosen.out))
-        except OSError as error:
-            raise ConfigError(f"--out: {chosen.out} cannot be written: {error}") from error
+        print(work(folder_of(chosen.model, chosen.tracking, chosen.cache.expanduser())))
     except (ConfigError, GeneratorError, NoModelError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return ExitCode.USER_ERROR
@@ -176,6 +192,28 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python service/gen
         print(f"error: {chosen.tracking}: {error}", file=sys.stderr)
         return ExitCode.FAILED
     return ExitCode.DONE
+
+
+def main(arguments: Sequence[str] | None = None, prog: str = "python service/generate.py") -> int:
+    """Returns the exit code: 2 for the user's mistakes, 1 where the server fails."""
+    chosen = _parser(prog).parse_args(arguments)
+    from pipelines.components import ConfigError
+    from service.generator import Generator
+
+    def work(folder: Path) -> str:
+        generator = Generator.read(folder)
+        if chosen.out.suffix.lower() == ".gif":
+            return walk(generator, chosen)
+        images = made(generator, chosen)
+        with writing(chosen.out):
+            return write(images, chosen.out)
+
+    try:
+        _check(chosen)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return ExitCode.USER_ERROR
+    return outcome(chosen, work)
 
 
 if __name__ == "__main__":

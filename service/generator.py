@@ -1,7 +1,8 @@
 """A trained generator on its own: what a registered model holds, and what makes images of it anywhere.
 
 A folder has ``description.json`` (network, task and image shape), ``generator.safetensors`` and, where the run
-averaged its weights, ``average.safetensors``, which is then what images are made with. Nothing is pickled.
+averaged its weights, ``average.safetensors``, which is then what images are made with. One for the Hugging Face Hub has
+``config.json`` and ``model.safetensors`` instead. Nothing is pickled.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from service.tasks import Task
 DESCRIPTION = "description.json"
 #: The names of its networks' files.
 GENERATOR, AVERAGE = "generator", "average"
+#: The description and the weights as the Hub names them.
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
 _AT_ONCE = 64
 #: By how many images a walk passes before it is back at the first.
 _STOPS = 4
@@ -69,14 +72,15 @@ class Generator:
 
     @classmethod
     def read(cls, folder: Path) -> Generator:
-        """The one that `save` wrote to a folder. Raises OSError, ValueError or KeyError if there is none."""
-        described = json.loads((folder / DESCRIPTION).read_text())
+        """The one in a folder of either kind. Raises OSError, ValueError or KeyError if there is none."""
+        description = folder / CONFIG if (folder / CONFIG).exists() else folder / DESCRIPTION
+        described = json.loads(description.read_text())
         network = resolve("service.models.networks", described["network"], Network)
         task = resolve("service.tasks", described["task"], Task)
         image = ImageShape(*described["image"])
         module = task.generator(network, image)
-        average = folder / f"{AVERAGE}.safetensors"
-        weights = load_file(average if average.exists() else folder / f"{GENERATOR}.safetensors")
+        files = [folder / name for name in (WEIGHTS, f"{AVERAGE}.safetensors", f"{GENERATOR}.safetensors")]
+        weights = load_file(next((file for file in files if file.exists()), files[-1]))
         module = module.to(next(value.dtype for value in weights.values() if value.is_floating_point()))
         module.load_state_dict(weights)
         return cls(network, task, image, module.eval(), described)

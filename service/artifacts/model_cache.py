@@ -7,10 +7,21 @@ import json
 from pathlib import Path
 
 from service.artifacts import registry
+from service.generator import CONFIG, DESCRIPTION
 from service.tracking.tracker import TrackingError
 
 #: Where fetched models are kept.
 CACHE = Path("~/.cache/selfgan/models")
+
+
+def folder_of(model: str, tracking_uri: str, cache: Path) -> Path:
+    """A folder with a model's generator: one that is at hand, or that of a registered model, as `pull` gives it."""
+    folder = Path(model)
+    if not folder.is_dir():
+        return pull(model, tracking_uri, cache)
+    if not any((folder / name).exists() for name in (CONFIG, DESCRIPTION)):
+        raise registry.NoModelError(f"{model}: the folder has neither {CONFIG} nor {DESCRIPTION}, so no model")
+    return folder
 
 
 def pull(uri: str, tracking_uri: str, cache: Path) -> Path:

@@ -23,6 +23,7 @@ usage: selfgan COMMAND [ARGUMENT ...]      selfgan COMMAND --help
 
   train      train a recipe, one of the project's or a file of your own
   generate   make images with a trained model
+  export     write a trained model as ONNX, torch.export or for Hugging Face
   recipes    list the recipes, or show one
   parts      list networks, losses and all other parts, with their options
 
@@ -38,6 +39,7 @@ usage: selfgan COMMAND [ARGUMENT ...]      selfgan COMMAND --help
 _MODULES = {
     "train": "service.train",
     "generate": "service.generate",
+    "export": "service.interface.export",
     "recipes": "service.interface.recipes",
     "parts": "service.interface.parts",
     "ingest": "pipelines.__main__",

@@ -59,7 +59,8 @@ def open_generator(of: str | State, tracking_uri: str | None = None) -> Generato
     """The generator of a registered model, or of a checkpoint; its averaged weights where it has them.
 
     Args:
-        of: a ``models:/`` URI, or what `open_checkpoint` gave.
+        of: a ``models:/`` URI, a folder that ``selfgan export --format huggingface`` has written, or what
+            `open_checkpoint` gave.
         tracking_uri: MLflow's server or database [default: runs/mlflow.db].
 
     Raises:
@@ -68,7 +69,7 @@ def open_generator(of: str | State, tracking_uri: str | None = None) -> Generato
     """
     if isinstance(of, str):
         uri = tracking_uri or f"sqlite:///{Path('runs/mlflow.db').resolve()}"
-        return Generator.read(model_cache.pull(of, uri, model_cache.CACHE.expanduser()))
+        return Generator.read(model_cache.folder_of(of, uri, model_cache.CACHE.expanduser()))
     with TemporaryDirectory() as folder:
         write_generator(from_tree(of.run), of, Path(folder), {"step": str(of.step)})
         return Generator.read(Path(folder))

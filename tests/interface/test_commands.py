@@ -15,7 +15,8 @@ from service.interface.parts import FAMILIES
 from tests.conftest import ROOT
 
 SELFGAN = [sys.executable, "-c", "from service.interface.command import run; run()"]
-COMMANDS = ["train", "generate", "recipes", "parts", "ingest", "inspect", "verify", "evaluate", "promote", "retrain"]
+COMMANDS = ["train", "generate", "export", "recipes", "parts", "ingest", "inspect", "verify", "evaluate", "promote",
+            "retrain"]  # fmt: skip
 
 
 def said(words: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:

@@ -24,12 +24,13 @@ def blocks(page: str, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
 
 
-SHELL, PYTHON = blocks("README.md", "sh"), [*blocks("README.md", "python"), *blocks("docs/python.md", "python")]
+SHELL = [*blocks("README.md", "sh"), *blocks("docs/models.md", "sh")]
+PYTHON = [*blocks("README.md", "python"), *blocks("docs/python.md", "python")]
 
 
 def runs(block: str) -> bool:
-    """Whether a block trains, or serves: those take a minute."""
-    return re.search(r"selfgan train (?!\S+ --help)|train\(|tune\.|models serve", block) is not None
+    """Whether a block trains, serves or exports: those take a minute."""
+    return re.search(r"selfgan train (?!\S+ --help)|train\(|tune\.|models serve|selfgan export", block) is not None
 
 
 def as_cases(several: list[str]) -> list[object]:
