@@ -24,6 +24,8 @@ from pipelines.retrain.report import Outcome, write_report
 from pipelines.storage.location import Location, join
 from service.artifacts import registry
 from service.configuration.config import Run, storage_root
+from service.configuration.reading import from_tree
+from service.configuration.tree import dump
 from service.runs.driver import cluster, datasets
 from service.runs.driver.launch import launch
 
@@ -109,7 +111,7 @@ def _train(plan: Retraining, console: Console, began: float) -> dict[str, Any]:
         plan.leave("begun", begun)
     before = (Location.of(join(storage_root(plan.run.storage), begun["name"])) / "run.json").exists()
     chosen = {"name": begun["name"], "resume": begun["name"] if before else None, "start_from": begun["start_from"]}
-    model = launch(plan.run.model_copy(update=chosen), console, began, during_training.config).model
+    model = launch(from_tree({**dump(plan.run), **chosen}), console, began, during_training.config).model
     trained = {**begun, "model": model}
     plan.leave("trained", trained)
     return trained
@@ -119,9 +121,9 @@ def _start(run: Run, console: Console) -> dict[str, Any]:
     """The checkpoint to start from, and the champion that it is of; both None to start from scratch."""
     reign = succession_of(run).current() if run.retraining.start == "champion" else None
     if reign is None:
-        return {"start_from": run.start_from, "champion": None}
+        return {"start_from": dump(run)["start_from"], "champion": None}
     checkpoint = registry.checkpoint_of(run.model_name, reign.version, run.tracking_uri)
     if checkpoint is None or not (Location.of(checkpoint) / "state.json").exists():
         console.print(f"champion {reign.version} has no checkpoint any more; starting from scratch", highlight=False)
-        return {"start_from": run.start_from, "champion": None}
+        return {"start_from": dump(run)["start_from"], "champion": None}
     return {"start_from": checkpoint, "champion": reign.version}

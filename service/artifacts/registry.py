@@ -84,7 +84,7 @@ def register(
         "manifest.hash": state.identity["data set"],
         "step": str(state.step),
         "git.commit": commit() or f"selfgan {version('selfgan')}",
-        **({"start_from": run.start_from} if run.start_from else {}),
+        **({"start_from": str(run.start_from)} if run.start_from else {}),
     }
     if number := _registered(run.model_name, uri, run_id, state.step):
         tag(run.model_name, number, uri, tags)

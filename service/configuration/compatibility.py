@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from pipelines.components import ConfigError, name_of
 from pipelines.storage.location import check_uri
-from service.configuration.config import Run
+from service.configuration.config import FirstWeights, Run
 from service.losses.objectives import Objective, Scores
 from service.models.layer_kinds import layers_that_look_at_the_batch, layers_that_make_weights
 from service.tasks import Samples
@@ -186,6 +186,12 @@ def _refuse_layers(why: str, networks: Mapping[str, nn.Module]) -> None:
             )
 
 
+def _starts(start: str | FirstWeights | None) -> dict[str, str | None]:
+    if not isinstance(start, FirstWeights):
+        return {"start_from": start}
+    return {f"start_from.{part}": file for part, file in start.files.items()}
+
+
 def _check_places(run: Run) -> None:
     """Raise ConfigError for a URI that nothing answers to, or that carries credentials."""
     places = {
@@ -193,7 +199,7 @@ def _check_places(run: Run) -> None:
         "data.shards": run.data.shards,
         **{f"data.domains.{number}.shards": domain.shards for number, domain in enumerate(run.data.domains)},
         "evaluation.cache": run.evaluation.cache,
-        "start_from": run.start_from,
+        **_starts(run.start_from),
     }
     for key, uri in places.items():
         if uri is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -95,6 +96,29 @@ class Data(DataSet):
     )
 
 
+class FirstWeights(Options):
+    """Files of weights that other code has written, for a run to start from."""
+
+    generator: str | None = Field(None, description="state dict of the generator (.pt, .pth or .safetensors)")
+    critic: str | None = Field(None, description="likewise of the critic")
+
+    def __str__(self) -> str:
+        return ", ".join(f"{part} {file}" for part, file in self.files.items())
+
+    @property
+    def files(self) -> dict[str, str]:
+        """By network, those that there are."""
+        return {part: file for part, file in dump(self).items() if file is not None}
+
+
+def _start(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        value = FirstWeights.model_validate(value)
+    if not isinstance(value, str | FirstWeights | None) or (isinstance(value, FirstWeights) and not value.files):
+        raise ValueError("expected a path or URI, or {generator: FILE, critic: FILE}")
+    return value
+
+
 class Run(Options):
     """One run: a recipe, resolved."""
 
@@ -128,7 +152,11 @@ class Run(Options):
     optimizer: Annotated[Optimizer, *_of("service.training.optimizers", Optimizer, "adam")] = Field(
         "adam", validate_default=True
     )
-    start_from: str | None = Field(None, description="checkpoint to take the first weights from, folder or URI")
+    start_from: Annotated[str | FirstWeights | None, BeforeValidator(_start)] = Field(
+        None,
+        description="checkpoint to take the first weights from, folder or URI; or files of weights that other code has "
+        "written, a generator's or {generator: FILE, critic: FILE}",
+    )
     ema: Ema | None = Field(None, description="average the generator's weights: {} or {decay: 0.999}")
     logging: Logging = Logging()
     checkpoints: Checkpoints = Checkpoints()

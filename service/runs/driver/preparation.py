@@ -19,7 +19,7 @@ from rich.console import Console
 from pipelines.components import ConfigError
 from pipelines.data.shards import Manifest
 from pipelines.storage.location import Location, join
-from service.artifacts import run_checkpoints
+from service.artifacts import first_weights, run_checkpoints
 from service.configuration import own_recipes
 from service.configuration.compatibility import check_shares
 from service.configuration.config import Run, storage_root
@@ -173,8 +173,8 @@ def prepare(run: Run, folder: str, console: Console) -> Prepared:
         raise ConfigError(f"name: {folder} is there already; {run.resuming(name)} goes on with it")
     uri = run.tracking_uri
     tracking.check_reachable(uri)
-    if run.start_from is not None and run.resume is None and not (Location.of(run.start_from) / "state.json").exists():
-        raise ConfigError(f"start_from: there is no checkpoint at {run.start_from}")
+    if run.resume is None:
+        run = first_weights.checked(run)
     found = prepare_all(run, console)
     data, manifest = found[0]
     for _, one in found:

@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from service.artifacts.checkpoints import CheckpointError, State, network_weights
+from service.generator import AVERAGE, GENERATOR
 from service.replicas.exact.arithmetic import fingerprint
 from service.replicas.global_batch import GlobalBatch
 from service.training import optimizers
@@ -55,13 +56,15 @@ class CheckpointState:
         self._pools.restore({name: value.to(device, dtype) for name, value in state.shared.items()})
 
     def begin_with(self, state: State) -> None:
-        """Take over the networks alone, of another run's state.
+        """Take over the networks alone, of another run's state. Those that it does not have stay as they are.
 
         Raises:
             CheckpointError: they are other networks.
         """
         for part, network in self.networks.items():
-            weights = network_weights(state, part) or network_weights(state, "generator")
+            weights = network_weights(state, part) or network_weights(state, GENERATOR if part == AVERAGE else part)
+            if not weights:
+                continue
             try:
                 network.load_state_dict(weights)
             except RuntimeError as error:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
 from typing import Any
 
 import ray.train
 from ray.train import collective
 
 from pipelines.storage.location import Location
-from service.artifacts import checkpoints, run_checkpoints
+from service.artifacts import checkpoints, first_weights, run_checkpoints
 from service.artifacts.checkpoints import State
 from service.configuration.config import Run
 from service.runs.on_replica.replica import Replica
@@ -23,8 +21,8 @@ def restore(run: Run, folder: str, replica: Replica, rank: int, status: Any) -> 
 
     Args:
         folder: the run's.
-        status: hears of rank 0, in a line each, what the run goes on from, of damaged checkpoints, and of one that was
-            made where bits may differ.
+        status: hears of rank 0, in a line each, what the run goes on from, of damaged checkpoints, of one that was made
+            where bits may differ, and of weights that were not told by their names.
 
     Raises:
         CheckpointError: the checkpoint is of another recipe or data set, or cannot be read.
@@ -41,8 +39,8 @@ def restore(run: Run, folder: str, replica: Replica, rank: int, status: Any) -> 
             status.say.remote(f"checkpoint {place / checkpoints.name_of(step)}{_told(state, replicas)}")
         replica.restore(state)
     elif run.start_from is not None:
-        with tempfile.TemporaryDirectory() as copy:
-            replica.begin_with(checkpoints.fetch(Location.of(run.start_from), Path(copy)))
+        networks = {"generator": replica.generator, "critic": replica.critics}
+        replica.begin_with(first_weights.read(run.start_from, networks, tell if rank == 0 else lambda _: None))
     return int(step)
 
 
