@@ -23,6 +23,7 @@ from service.configuration.execution import (
     Evaluation,
     Loader,
     Logging,
+    Profile,
     Retraining,
     Tracking,
 )
@@ -159,6 +160,7 @@ class Run(Options):
     )
     ema: Ema | None = Field(None, description="average the generator's weights: {} or {decay: 0.999}")
     logging: Logging = Logging()
+    profile: Profile = Profile()
     checkpoints: Checkpoints = Checkpoints()
     replicas: int = Field(1, ge=1, description="processes that train; batch statistics stay global")
     cluster: Cluster = Cluster()
@@ -238,6 +240,7 @@ EXECUTION_KEYS = frozenset(
         "steps",
         "loader",
         "logging",
+        "profile",
         "checkpoints",
         "replicas",
         "cluster",

@@ -32,6 +32,13 @@ class Logging(Options):
     samples: int = Field(64, ge=1, description="images in a sample grid")
 
 
+class Profile(Options):
+    """A trace of some steps, by torch's profiler, of the first replica."""
+
+    steps: int = Field(0, ge=0, description="steps to trace [default: 0, none]")
+    after: int = Field(10, ge=1, description="steps to do before, as the first ones are slower")
+
+
 class Checkpoints(Options):
     """What a run keeps."""
 

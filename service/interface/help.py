@@ -31,7 +31,7 @@ Options of {recipe}, with its values (KEY=VALUE; values are YAML):"""
 #: What people look for first, and so on; what is in none of the groups comes with the recipe.
 _GROUPS = {
     "where and how it runs": ("replicas", "cluster", "storage", "name", "resume", "loader"),
-    "what it reports and keeps": ("logging", "checkpoints", "tracking"),
+    "what it reports and keeps": ("logging", "profile", "checkpoints", "tracking"),
     "how its model is judged": ("evaluation", "promotion", "retraining"),
 }
 _HIDDEN = ("recipe", "recipe_file")

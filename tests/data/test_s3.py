@@ -272,6 +272,7 @@ def test_the_bedroom_recipe_trains_from_a_bucket_on_two_replicas(s3: str, tmp_pa
     recipe = ["self-dcgan-bedroom", f"data.source.uri={tmp_path / 'lmdb'}", f"data.shards={s3}/shards"]
     smaller = ["network.generator_channels=4", "network.critic_channels=4", "batch.size=16", "logging.samples=4"]
     often = ["steps=6", "checkpoints.every=3", "checkpoints.score_images=16", "logging.every=1"]
+    often += ["profile.steps=2", "profile.after=2"]
     places = [f"storage={storage}", f"tracking.uri=sqlite:///{tmp_path}/mlflow.db", "cluster.address=local"]
     words = [*recipe, *smaller, *often, *places, "name=bed", "replicas=2", f"loader.cache={tmp_path / 'cache'}"]
     code, out, err = train(*words, cwd=tmp_path)
@@ -280,6 +281,7 @@ def test_the_bedroom_recipe_trains_from_a_bucket_on_two_replicas(s3: str, tmp_pa
     run = Location.of(f"{storage}/bed")
     assert (run / "step-00000006" / "networks.safetensors").exists()
     assert (run / "best.json").exists()
+    assert (run / "profile" / "steps-00000003-00000004.json.gz").exists()
     assert versions(Location.of(f"{s3}/shards")) == [1]
     assert read_manifest(Location.of(f"{s3}/shards")).rows == 80
     assert list((tmp_path / "cache").glob("??/*"))

@@ -29,7 +29,9 @@ def test_what_follows_a_checkpoint_may_fail(tmp_path: Path, monkeypatch: pytest.
 
 def test_the_pulse_ends_last() -> None:
     ended, before = threading.Event(), []
-    outputs: Any = SimpleNamespace(_chief=True, _ended=ended, _deliver=lambda: before.append(ended.is_set()))
+    outputs: Any = SimpleNamespace(
+        _chief=True, _trace=None, _ended=ended, _deliver=lambda: before.append(ended.is_set())
+    )
     RayOutputs.close(outputs)
     assert before == [False] and ended.is_set()
 

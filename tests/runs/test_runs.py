@@ -24,6 +24,7 @@ from service.train import main
 from tests.conftest import RAY_ENVIRONMENT, ROOT, called, free_port, train_command
 from tests.patience import PATIENCE, wait_until
 from tests.replicas.test_replicas import TINY, distance
+from tests.runs.test_traces import traced
 from tests.runs.test_tracking import shown
 
 SHORT = [*TINY, "batch.size=24", "logging.every=5", "checkpoints.score_images=64", "cluster.cpus_per_replica=1"]
@@ -56,7 +57,8 @@ def run_of(storage: Path, name: str) -> tuple[MlflowClient, str]:
 def finished(tmp_path_factory: pytest.TempPathFactory, ray_cluster: tuple[str, str]) -> tuple[Path, str]:
     """An uninterrupted run on two replicas: its storage, and what it printed."""
     storage = tmp_path_factory.mktemp("runs")
-    code, out, err = train("digits", *options(storage, "replicas=2", "name=whole"), address=ray_cluster[0])
+    words = options(storage, "replicas=2", "name=whole", "profile.steps=2", "profile.after=3")
+    code, out, err = train("digits", *words, address=ray_cluster[0])
     assert code == 0, err
     return storage, out
 
@@ -71,6 +73,15 @@ def test_a_run_says_where_everything_is(finished: tuple[Path, str]) -> None:
     assert f"step {STEPS}/{STEPS}" in out
     peaks = [int(peak.replace(",", "")) for peak in re.findall(r"([\d,]+) MB", summary["memory"])]
     assert len(peaks) == 2 and all(100 < peak < 10_000 for peak in peaks), summary["memory"]
+
+
+def test_some_steps_were_traced(finished: tuple[Path, str]) -> None:
+    storage, out = finished
+    trace = storage / "whole" / "profile" / "steps-00000004-00000005.json.gz"
+    assert f"trace of torch's profiler: {trace}" in out
+    assert traced(trace, "aten::convolution_backward") > 0
+    client, run_id = run_of(storage, "whole")
+    assert [Path(file.path).name for file in client.list_artifacts(run_id, "profile")] == [trace.name]
 
 
 def test_mlflow_has_parameters_every_loss_and_weight_samples_and_references(finished: tuple[Path, str]) -> None:

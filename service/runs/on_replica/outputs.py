@@ -26,6 +26,7 @@ from service.tracking.delivery import Tracker
 from service.tracking.gauges import Gauges
 from service.tracking.journal import Journal
 from service.tracking.sample_grids import grid
+from service.tracking.traces import Trace
 
 _POST_SECONDS = 0.2
 #: How long a replica that leaves waits for the tracking server at most: its node may be gone in 30 s.
@@ -53,10 +54,14 @@ class RayOutputs:
         self._tracker = Tracker(job.tracking_uri, job.tracking_run, Journal(self._folder / "metrics.jsonl"))
         if run.tracking.system_metrics:
             node_metrics.collect(job.status, self._ended, self._tracker.observed)
+        chosen, traces = run.profile, self._folder / "profile"
+        self._trace = Trace(chosen.after, chosen.steps, traces, self._traced) if chosen.steps else None
         self._best = best.read(Location.of(job.folder))
         self._uploads: list[threading.Event] = []
 
     def progress(self, step: int) -> None:
+        if self._trace is not None:
+            self._trace.step(step)
         now = time.monotonic()
         if now >= self._next_post:
             self._next_post = now + _POST_SECONDS
@@ -77,6 +82,18 @@ class RayOutputs:
         grid(images).save(file)
         self._tracker.file(file, "samples")
         self._tracker.picture(file, "samples", step)
+
+    def _traced(self, file: Path) -> None:
+        """A trace is written. The run can go on without."""
+        self._tracker.file(file, "profile")
+        kept = Location.of(self._job.folder) / "profile" / file.name
+        try:
+            if not kept.is_local:
+                kept.write(file.read_bytes())
+        except OSError as error:
+            self._job.status.warn.remote(f"{kept} could not be written: {' '.join(str(error).split())}")
+        else:
+            self._job.status.say.remote(f"trace of torch's profiler: {kept} (https://ui.perfetto.dev shows it)")
 
     def wish(self, step: int) -> Wish:
         wish = self._agreement.wish(step)
@@ -145,6 +162,8 @@ class RayOutputs:
         """Wait for storage and the tracking server to have everything; the pulse beats until then."""
         try:
             if self._chief:
+                if self._trace is not None:
+                    self._trace.close()
                 self._deliver()
         finally:
             self._ended.set()
