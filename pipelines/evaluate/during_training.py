@@ -17,7 +17,7 @@ from rich.console import Console
 
 from pipelines.evaluate.evaluation import evaluate, protocol
 from pipelines.storage.location import Location
-from service.artifacts import run_checkpoints
+from service.artifacts import run_checkpoints, run_figures
 from service.artifacts.generator_folder import write_generator
 from service.configuration.reading import from_tree
 from service.generator import Generator
@@ -58,6 +58,7 @@ def _measure(job: Job, step: int) -> dict[str, float]:
             write_generator(run, state, Path(model), {"step": str(step)})
             judged = protocol(run, Console(quiet=True))
             measured = evaluate(judged, Generator.read(Path(model)))
+        run_figures.note(folder, step, measured)
         figures = {f"evaluation/{name}": value for name, value in measured.figures.items()}
         tracking.log_metrics(job.tracking_uri, job.tracking_run, state.step, figures, data=judged.input)
     except Exception:

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 from pydantic import BaseModel, ConfigDict
 
-_BETTER = {"fid": "lower", "kid": "lower", "kid_error": ""}
+#: In which direction a figure is better, if not upwards; none, if it says nothing of quality.
+BETTER = {"fid": "lower", "kid": "lower", "kid_error": ""}
 
 
 class Figures(BaseModel):
@@ -47,7 +48,7 @@ def table(columns: Mapping[str, Figures]) -> list[str]:
     first = next(iter(columns.values()))
     head = ["| figure | better is |" + "".join(f" {title} |" for title in columns), "|---|---|" + "---|" * len(columns)]
     return head + [
-        f"| {name} | {_BETTER.get(name, 'higher')} |"
+        f"| {name} | {BETTER.get(name, 'higher')} |"
         + "".join(f" {measured.figures[name]:.4g} |" for measured in columns.values())
         for name in first.figures
     ]

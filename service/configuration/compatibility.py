@@ -92,6 +92,8 @@ def check(run: Run) -> None:
         raise ConfigError(f"batch.shards: {run.batch.shards} does not divide batch.size, {run.batch.size}")
     if run.batch.size // run.batch.shards < 2 and not run.task.translates:
         raise ConfigError(f"batch.size: {run.batch.size} leaves fewer than two samples for each of the statistics")
+    if run.evaluation.stop is not None and not run.evaluation.during_training:
+        raise ConfigError("evaluation.stop: checkpoints are not measured; set evaluation.during_training=true")
     if run.profile.steps and run.profile.after + run.profile.steps > run.steps:
         raise ConfigError(
             f"profile.steps: {run.profile.steps} steps after the first {run.profile.after} are more than "

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, ByteSize, Field, SerializeAsAny, field_validator
 
 from pipelines.components import Options, resolve
+from pipelines.quality.early_stop import EarlyStop
 from pipelines.quality.features import FeatureNetwork
 
 
@@ -112,6 +113,9 @@ class Evaluation(Options):
     )
     seed: int = Field(0, description="seed for choosing and generating the compared images")
     during_training: bool = Field(False, description="also measure every checkpoint, while training continues")
+    stop: EarlyStop | None = Field(
+        None, description="end the run when a figure is no better for some evaluations: {figure: kid, patience: 3}"
+    )
     cache: str | None = Field(
         None, description="where to cache classifiers and the features of real images [default: with the data set]"
     )

@@ -45,7 +45,8 @@ class Status:
         ready_at: when this attempt began.
         moved_at: when the last step of this attempt was done; None before its first, and when its steps are over.
         clock: when this was read, by a clock that nobody sets, as the epoch's may jump.
-        since: when this attempt began, by that clock.
+        since, waits_since: when this attempt began, and since when it waits for an evaluation if so, by that clock.
+        measured_at: when an evaluation was last at work, likewise.
     """
 
     step: int = 0
@@ -59,6 +60,8 @@ class Status:
     moved_at: float | None = None
     clock: float = 0.0
     since: float = 0.0
+    waits_since: float | None = None
+    measured_at: float = 0.0
     pulses: dict[int, Pulse] = field(default_factory=dict)
     first_step_at: float | None = None
     failures: int = 0
@@ -82,7 +85,7 @@ class StatusActor:
         self._posted.attempts += 1
         self._posted.replicas, self._posted.growing, self._posted.announced = replicas, False, False
         self._posted.ready_at, self._posted.moved_at = time.time(), None
-        self._posted.since = time.monotonic()
+        self._posted.since, self._posted.waits_since = time.monotonic(), None
         self._posted.step = self._posted.began = step
         return self._posted.attempts
 
@@ -165,8 +168,13 @@ class StatusActor:
         self._posted.announced |= bool(news)
         return bool(news)
 
+    def wait(self, waits: bool) -> None:
+        """Replicas wait for an evaluation, or do so no longer."""
+        self._posted.waits_since = (self._posted.waits_since or time.monotonic()) if waits else None
+
     def going(self) -> bool:
-        """Whether replicas are to leave, or have left, before the run's end."""
+        """Whether replicas are to leave, or have left, before the run's end. Evaluations ask while they are at work."""
+        self._posted.measured_at = time.monotonic()
         return self._posted.asked or self._posted.growing or self._posted.announced
 
     def read(self) -> Status:

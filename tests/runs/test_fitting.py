@@ -43,7 +43,8 @@ class Fit:
         raise ControllerError(WorkerGroupStartupTimeoutError(2))
 
     def __call__(self) -> Any:
-        run = SimpleNamespace(steps=10, cluster=SimpleNamespace(patience_seconds=1, max_failures=0))
+        cluster, evaluation = SimpleNamespace(patience_seconds=1, max_failures=0), SimpleNamespace(stop=None)
+        run = SimpleNamespace(steps=10, cluster=cluster, evaluation=evaluation)
         scaling = ray.train.ScalingConfig(num_workers=1)
         replicas, prepared = SimpleNamespace(scaling=scaling), SimpleNamespace(run=run, going_on="go on")
         at: Any = SimpleNamespace(prepared=prepared, replicas=replicas)

@@ -28,6 +28,7 @@ from service.runs.driver.preparation import Started
 from service.runs.driver.room import Room
 from service.runs.driver.scaling import Unasked
 from service.runs.driver.signals import Interrupted, Signals
+from service.runs.driver.unmeasured import Unmeasured
 from service.runs.driver.watchdog import Watchdog
 from service.runs.on_replica.agreement import Left
 from service.runs.on_replica.job import Job
@@ -63,7 +64,10 @@ def fit(
     """
     signals = signals or Signals()
     run = at.prepared.run
-    looks = Watchdog(status, run.steps, run.cluster.patience_seconds).look, Room(status, at.replicas.scaling).look
+    looks = [Watchdog(status, run.steps, run.cluster.patience_seconds).look, Room(status, at.replicas.scaling).look]
+    if run.evaluation.stop is not None:
+        folder = Location.of(at.prepared.folder)
+        looks.append(Unmeasured(status, folder, lambda: _evaluation(at, status, validation)).look)
     others = set(placement_group_table())
     deaths, told = 0, False
     while True:
@@ -87,10 +91,11 @@ def fit(
         except KeyboardInterrupt as error:
             code = error.code if isinstance(error, Interrupted) else None
             raise Interrupted(at.prepared.going_on, code or Interrupted().code) from error
-        if not isinstance(returned, Left):
-            if returned is None and signals.caught is None:
+        if not isinstance(returned, Left) or returned.why == "figure":
+            done = isinstance(returned, Left) or returned is None
+            if done and signals.caught is None:
                 _evaluate_what_is_left(at, status, validation)
-            return returned
+            return None if done else returned
         if signals.caught is not None or returned.why == "asked":
             raise Interrupted(at.prepared.going_on, signals.caught or Interrupted().code)
         status.say.remote(_MOVES[returned.why].format(step=returned.step))
@@ -98,16 +103,22 @@ def fit(
 
 def _evaluate_what_is_left(at: Started, status: Any, validation: Validation | None) -> None:
     """Evaluate checkpoints that a run left when it was stopped at its end: no later one will see to them."""
+    started = _evaluation(at, status, validation)
+    try:
+        ray.get(started)
+    except ray.exceptions.RayError as error:  # The run itself is done.
+        status.warn.remote(f"the last checkpoints could not be evaluated: {first_line(error)}")
+
+
+def _evaluation(at: Started, status: Any, validation: Validation | None) -> list[ray.ObjectRef]:
+    """Start to evaluate the checkpoints that are still to be measured, if there are any; the task that does."""
     folder = Location.of(at.prepared.folder)
     steps = run_checkpoints.unmeasured(folder)
     if not steps or not validation or not at.prepared.run.evaluation.during_training:
-        return
+        return []
     asked, last = validation(_job(at, status)), folder / checkpoints.name_of(steps[-1])
     task = ray.remote(**asked.ray_remote_kwargs)(asked.fn)
-    try:
-        ray.get(task.remote(ray.train.Checkpoint(last.path, last.filesystem), **asked.task_config.fn_kwargs))
-    except ray.exceptions.RayError as error:  # The run itself is done.
-        status.warn.remote(f"{last} could not be evaluated: {first_line(error)}")
+    return [task.remote(ray.train.Checkpoint(last.path, last.filesystem), **asked.task_config.fn_kwargs)]
 
 
 class _Quiet:

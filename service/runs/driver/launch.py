@@ -42,7 +42,7 @@ def launch(run: Run, console: Console, began: float, validation: Validation) -> 
         if ended is not None:
             raise RunError(f"{ended}; the last good checkpoint is {_last(at.prepared)}")
         trained = finish(at.prepared, at.tracking_run, ray.get(status.read.remote()))
-    console.print(f"done: {run.steps:,} steps in {duration(time.time() - began)}", highlight=False)
+    console.print(f"done: {trained.step:,} steps in {duration(time.time() - began)}", highlight=False)
     for title, text in trained.lines():
         console.print(f"  {title:<12}{text}", highlight=False, soft_wrap=True)
     if signals.caught is not None:  # It came too late for the run, but what would follow it is not to begin.

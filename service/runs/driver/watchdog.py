@@ -58,7 +58,7 @@ class Watchdog:
     def _stands_still(self, posted: Status) -> bool:
         """Whether steps have been done in this attempt, and none for the patience though some are left."""
         now, seen = time.monotonic(), (posted.attempts, posted.step)
-        if posted.moved_at is None or seen != self._seen:
+        if posted.moved_at is None or posted.waits_since is not None or seen != self._seen:
             self._seen, self._since = seen, now
         left = posted.step < self._steps and posted.attempts > self._done
         return left and now - self._since >= self._patience

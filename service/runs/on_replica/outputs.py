@@ -18,8 +18,9 @@ from pipelines.storage.location import Location
 from service.artifacts import best, checkpoints, run_checkpoints
 from service.artifacts.checkpoints import State
 from service.configuration.config import Run
+from service.runs.early_stop import EarlyStops
 from service.runs.on_replica import node_metrics
-from service.runs.on_replica.agreement import Agreement, Wish
+from service.runs.on_replica.agreement import Agreement, Left, Wish
 from service.runs.on_replica.job import Job
 from service.runs.on_replica.pulse import beat
 from service.tracking.delivery import Tracker
@@ -41,7 +42,9 @@ class RayOutputs:
         self._next_post = 0.0
         self._ended = beat(job.status)
         minutes = run.checkpoints.minutes
-        self._agreement = Agreement(job.status, minutes and minutes * 60, start)
+        stop = run.evaluation.stop
+        early = EarlyStops(stop, run.checkpoints.every, Location.of(job.folder)) if stop is not None else None
+        self._agreement = Agreement(job.status, minutes and minutes * 60, start, early)
         self._leaving = False
         if run.tracking.system_metrics:
             node_metrics.tell(job.status, self._ended)
@@ -95,9 +98,13 @@ class RayOutputs:
         else:
             self._job.status.say.remote(f"trace of torch's profiler: {kept} (https://ui.perfetto.dev shows it)")
 
+    def ended(self, start: int) -> Left | None:
+        """Whether the run has ended early, where it goes on after `start` steps. Called on every replica."""
+        return self._agreement.ended_before(start)
+
     def wish(self, step: int) -> Wish:
         wish = self._agreement.wish(step)
-        self._leaving = wish.leave is not None
+        self._leaving = wish.leave not in (None, "figure")
         return wish
 
     def checkpoint(self, state: State, score: float | None) -> None:

@@ -34,7 +34,7 @@ def replica_main(job: Job) -> Diverged | Left | str | None:
         run, accelerator, replica = set_up(job)
         start = restore(run, job.folder, replica, accelerator.rank, job.status)
         outputs = RayOutputs(run, job, chief=accelerator.rank == 0, start=start)
-        ended = train(run, accelerator, replica, outputs, start)
+        ended = outputs.ended(start) or train(run, accelerator, replica, outputs, start)
         if accelerator.rank == 0:  # What is left, such as uploads, may take longer than a step.
             job.status.leaving.remote()
     except UnreadableCheckpointError:  # It may pass: Ray starts the run again, as often as the run allows.
