@@ -51,8 +51,24 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         command.add_argument("folder", help="folder or URI of a data set")
         command.add_argument("--version", type=int, help="of the data set [default: the latest]")
     inspect.add_argument("--sheet", type=Path, metavar="FILE.png", help="draw pictures of the data set into this file")
-    inspect.add_argument("--size", type=int, default=64, help="of the sheet's pictures, if they are stored encoded")
+    inspect.add_argument(
+        "--size", type=_size, default=64, help="of the sheet's pictures, if they are stored encoded: 64, or [64,32]"
+    )
     return parser
+
+
+def _size(text: str) -> int | tuple[int, int]:
+    """As ``data.transform.size`` takes it."""
+    import yaml
+
+    from pipelines.data.images import Transform
+
+    try:
+        return Transform(size=yaml.safe_load(text)).size
+    except (ValueError, yaml.YAMLError) as error:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is neither the side of squares nor [height,width], in pixels"
+        ) from error
 
 
 def _ingest(arguments: argparse.Namespace) -> int:

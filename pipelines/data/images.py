@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -13,7 +13,7 @@ from pydantic import Field, field_validator
 
 from pipelines.components import Options
 from pipelines.data.formats import Unusable
-from pipelines.data.shards import Images
+from pipelines.data.shards import Described, Images
 from pipelines.data.shown import as_shown, is_shown_as_it_lies
 
 Resampling = Literal["nearest", "bilinear", "bicubic", "lanczos", "box"]
@@ -43,15 +43,27 @@ class Picture(NamedTuple):
 
 
 class Transform(Options):
-    """Centre crop to a square, then resize, as GAN papers prepare LSUN (``box`` is resizing by area).
+    """Centre crop to the images' shape, then resize, as GAN papers prepare LSUN (``box`` is resizing by area).
 
     Pictures are taken as a viewer shows them (`as_shown`). In data sets of a time before that they stay as they lie.
     """
 
-    size: int = Field(64, ge=4, description="height and width of the images, in pixels")
+    size: int | tuple[int, int] = Field(
+        64, description="of the images, in pixels: the side of squares, or [height, width]"
+    )
     channels: Literal[1, 3] = Field(3, description="3 for colour, 1 for grey")
     resample: Resampling = Field("lanczos", description="how pictures are made that size; box averages areas")
     background: str = Field("#ffffff", description="the colour behind transparent pictures: its name, or #rrggbb")
+
+    @field_validator("size", mode="before")
+    @classmethod
+    def _is_a_size(cls, value: Any) -> int | tuple[int, int]:
+        """Two sides that are alike are one: the same images have one name."""
+        sides = tuple(value) if isinstance(value, list | tuple) else (value, value)
+        if len(sides) != 2 or not all(type(side) is int and side >= LEAST_SIDE for side in sides):
+            raise ValueError(f"give the side of squares, or [height, width], in pixels, {LEAST_SIDE} at least")
+        height, width = sides
+        return height if height == width else (height, width)
 
     @field_validator("background")
     @classmethod
@@ -63,14 +75,22 @@ class Transform(Options):
     @property
     def shape(self) -> tuple[int, int, int]:
         """(height, width, channels) of what it makes."""
-        return self.size, self.size, self.channels
+        return self.height, self.width, self.channels
 
-    def made(self, described: Mapping[str, str | int]) -> bool:
+    @property
+    def height(self) -> int:
+        return self.size if isinstance(self.size, int) else self.size[0]
+
+    @property
+    def width(self) -> int:
+        return self.size if isinstance(self.size, int) else self.size[1]
+
+    def made(self, described: Mapping[str, Described]) -> bool:
         """Whether this transform made what is described so; an option that is not, was not known then."""
         return self.model_dump() == {**type(self)().model_dump(), **described}
 
     def __call__(self, picture: bytes | Images) -> Images:
-        """An encoded picture, or an array (H, W) or (H, W, C) -> (size, size, channels).
+        """An encoded picture, or an array (H, W) or (H, W, C) -> (height, width, channels).
 
         Raises:
             BadPictureError: it cannot be used.
@@ -93,10 +113,9 @@ class Transform(Options):
         pixels = cv2.imdecode(np.frombuffer(picture, np.uint8), _AS_PILLOW) if suits else None
         if pixels is None:
             return self.fit(self.open(picture, shown).image)
-        side = min(pixels.shape[:2])
-        top, left = (pixels.shape[0] - side) // 2, (pixels.shape[1] - side) // 2
-        square: Images = pixels[top : top + side, left : left + side]
-        return square if side == self.size else self.fit(Image.fromarray(square))
+        left, top, right, bottom = self._centre(pixels.shape[1], pixels.shape[0])
+        centre: Images = pixels[top:bottom, left:right]
+        return centre if centre.shape == self.shape else self._resized(Image.fromarray(centre))
 
     def _suits_opencv(self, picture: bytes, shown: bool) -> bool:
         """Whether it is an RGB photograph in WebP or JPEG, upright and in sRGB, as almost all are."""
@@ -108,13 +127,23 @@ class Transform(Options):
         return picture[:4] == b"RIFF" and picture[8:16] == b"WEBPVP8 "  # Simple, lossy: without transparency.
 
     def fit(self, image: Image.Image) -> Images:
-        """A decoded picture -> (size, size, channels)."""
-        side = min(image.size)
-        left, top = (image.width - side) // 2, (image.height - side) // 2
-        if image.size != (side, side):
-            image = image.crop((left, top, left + side, top + side))
-        if side != self.size:
-            image = image.resize((self.size, self.size), Image.Resampling[self.resample.upper()])
+        """A decoded picture -> (height, width, channels)."""
+        centre = self._centre(*image.size)
+        return self._resized(image.crop(centre) if centre != (0, 0, *image.size) else image)
+
+    def _centre(self, width: int, height: int) -> tuple[int, int, int, int]:
+        """Of a picture, the largest part in its middle of the images' proportions: left, top, right and bottom."""
+        if width * self.height > height * self.width:
+            across, down = max(1, round(height * self.width / self.height)), height
+        else:
+            across, down = width, max(1, round(width * self.height / self.width))
+        left, top = (width - across) // 2, (height - down) // 2
+        return left, top, left + across, top + down
+
+    def _resized(self, image: Image.Image) -> Images:
+        """A picture of the images' proportions -> (height, width, channels)."""
+        if image.size != (self.width, self.height):
+            image = image.resize((self.width, self.height), Image.Resampling[self.resample.upper()])
         return np.asarray(image).reshape(self.shape)
 
 

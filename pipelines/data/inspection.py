@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from rich.table import Table
 
-from pipelines.data.shards import Manifest, Shard
+from pipelines.data.shards import Described, Manifest, Shard
 from pipelines.storage.location import Location
 from pipelines.storage.ranged_reads import threads_for
 
@@ -26,7 +26,7 @@ def table(manifest: Manifest, folder: Location) -> Table:
         "images": f"{manifest.rows:,}, {manifest.stored}, {shape}",
         "columns": ", ".join(f"{name} ({kind})" for name, kind in manifest.fields.items()),
         "classes": ", ".join(manifest.classes[:20]) + (" ..." if len(manifest.classes) > 20 else ""),
-        "transform": ", ".join(f"{key}={value}" for key, value in (manifest.transform or {}).items()),
+        "transform": ", ".join(f"{key}={_plain(value)}" for key, value in (manifest.transform or {}).items()),
         "shards": f"{len(manifest.shards):,}, {manifest.bytes / 1e6:,.1f} MB",
         "blocks": f"{sum(len(shard.checks) for shard in manifest.shards):,} of at most {manifest.block_rows:,} images",
         "lanes": f"{manifest.lanes}",
@@ -38,6 +38,11 @@ def table(manifest: Manifest, folder: Location) -> Table:
         if value:
             shown.add_row(name, value)
     return shown
+
+
+def _plain(value: Described) -> str:
+    """As it is written on a command line."""
+    return str(list(value)) if isinstance(value, tuple) else str(value)
 
 
 def _counts(counts: dict[str, int]) -> str:

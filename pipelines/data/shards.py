@@ -26,6 +26,8 @@ from pipelines.storage.ranged_reads import threads_for
 
 Images = NDArray[np.uint8]
 Stored = Literal["decoded", "encoded"]
+#: What a manifest may say of a transform's option.
+Described = str | int | tuple[int, int]
 #: Stands for the label of what has none.
 NO_LABEL = -1
 _MANIFEST = re.compile(r"manifest-(\d{5})\.json")
@@ -78,7 +80,7 @@ class Manifest(BaseModel):
     sources: tuple[str, ...]
     plan: str
     stored: Stored = "decoded"
-    transform: dict[str, str | int] | None
+    transform: dict[str, Described] | None
     shape: tuple[int, int, int] | None
     columns: tuple[str, ...] = ("image",)
     classes: tuple[str, ...] = ()

@@ -32,7 +32,7 @@ def card(folder: Path, generator: Generator, run: Run, tags: Mapping[str, str], 
         grid(generator.make(_IMAGES, _SEED)).save(samples)
     elif picture is not None:
         shutil.copyfile(picture, samples)
-    shape = f"{run.image.width}x{run.image.height}, {'grey' if run.image.channels == 1 else 'RGB'}"
+    shape = f"{run.image.size}, {'grey' if run.image.channels == 1 else 'RGB'}"
     asked = (
         f"predict(images)  # uint8 (N, {run.image.height}, {run.image.width}, {run.image.channels})"
         if generator.task.translates

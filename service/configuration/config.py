@@ -179,7 +179,8 @@ class Run(Options):
 
     @property
     def image(self) -> ImageShape:
-        return ImageShape(self.data.transform.channels, self.data.transform.size, self.data.transform.size)
+        transform = self.data.transform
+        return ImageShape(transform.channels, transform.height, transform.width)
 
     @property
     def torch_dtype(self) -> torch.dtype:

@@ -4,7 +4,8 @@ An image is turned, moved, scaled and recoloured by a chain of changes, each of 
 long as p stays below 0.8 or so, a generator cannot hide in them: what it makes must look like real images itself.
 
 The geometric changes are one affine map, after which pixels are interpolated between the nearest four; the authors
-filter at twice the resolution. Beyond the edges, images are mirrored.
+filter at twice the resolution. Beyond the edges, images are mirrored: so is what a turn brings into images that are no
+squares, in place of what it turns out of them.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 
 from service.models.critic_augmentation import CriticAugmentation
-from service.models.pixels import pixels_at, without_a_square
+from service.models.pixels import pixels_at, with_a_hole
 
 #: Changes in the order of their coins: powers of two, angles, halves and quarters, moves, and the rest.
 _SCALE, _STRETCH, _CONTRAST, _SATURATION, _TURN, _TURN_AGAIN, _HUE = range(7)
@@ -138,7 +139,7 @@ class AdaptiveAugmentation(CriticAugmentation):
             images = _recoloured(images, made, values[:, 7], normal[:, 6], powers[:, 2:], cosines[:, 2], sines[:, 2])
         if self._cuts:
             hole = made[:, _CUTOUT, None, None, None]
-            images = torch.where(hole, without_a_square(images, _HOLE, uniform[:, _CHANGES + 8 :]), images)
+            images = torch.where(hole, with_a_hole(images, _HOLE, uniform[:, _CHANGES + 8 :]), images)
         return images
 
     def _chances(self) -> Tensor:

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from service.models.critic_augmentation import CriticAugmentation
-from service.models.pixels import cut_out, without_a_square
+from service.models.pixels import cut_out, with_a_hole
 
 #: How many uniform values an image takes: brightness, saturation, contrast, and two places.
 DRAWS = 7
@@ -18,7 +18,7 @@ class DifferentiableAugmentation(CriticAugmentation):
     Args:
         colour: whether to change brightness, saturation and contrast.
         translation: how far images are moved at most, as a share of their size.
-        cutout: the side of the square that is made grey, as a share of their size.
+        cutout: the sides of the part that is made grey, as a share of theirs.
     """
 
     uniform_draws = DRAWS
@@ -34,7 +34,7 @@ class DifferentiableAugmentation(CriticAugmentation):
         if self.translation:
             images = _moved(images, self.translation, drawn[:, 3:5])
         if self.cutout:
-            images = without_a_square(images, self.cutout, drawn[:, 5:7])
+            images = with_a_hole(images, self.cutout, drawn[:, 5:7])
         return images
 
 

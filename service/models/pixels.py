@@ -43,8 +43,8 @@ def pixels_at(images: Tensor, places: Tensor) -> Tensor:
     return picked.permute(0, 2, 1)
 
 
-def without_a_square(images: Tensor, share: float, drawn: Tensor) -> Tensor:
-    """Images with a square of 0 in each, whose side is that share of theirs (Zhao et al. 2020).
+def with_a_hole(images: Tensor, share: float, drawn: Tensor) -> Tensor:
+    """Images with a rectangle of 0 in each, whose sides are that share of theirs (Zhao et al. 2020).
 
     Its centre, which `drawn`, (N, 2) in [0, 1), says, may lie anywhere, so that a part of it may lie outside.
     """
@@ -54,5 +54,5 @@ def without_a_square(images: Tensor, share: float, drawn: Tensor) -> Tensor:
         first = (of_images * (size + 1 - side % 2)).long()[:, None] - side // 2
         places = torch.arange(size, device=images.device)
         inside.append((places >= first) & (places < first + side))
-    square = inside[0][:, None, :, None] & inside[1][:, None, None, :]
-    return torch.where(square, 0, images)
+    hole = inside[0][:, None, :, None] & inside[1][:, None, None, :]
+    return torch.where(hole, 0, images)

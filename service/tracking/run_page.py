@@ -51,10 +51,12 @@ def about(run: Run, inputs: Sequence[Input]) -> dict[str, str]:
 
 def description(run: Run, inputs: Sequence[Input]) -> str:
     """What a run is, for whoever finds it among others."""
-    shape = f"{run.image.width}x{run.image.height}"
     data = " and ".join(f"{one.name} ({one.rows:,} images, version {one.version})" for one in inputs)
     text = recipes().get(run.recipe, f"The recipe {run.recipe}, from {run.recipe_file}.")
-    return f"{text} Trains {run.steps:,} steps of {run.batch.size} images of {shape} on {data}, from seed {run.seed}."
+    return (
+        f"{text} Trains {run.steps:,} steps of {run.batch.size} images of {run.image.size} on {data}, "
+        f"from seed {run.seed}."
+    )
 
 
 def commit() -> str | None:

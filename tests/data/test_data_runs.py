@@ -14,6 +14,7 @@ from pipelines.data.images import Transform
 from pipelines.data.shards import read_manifest
 from pipelines.loading.loader import open_loader
 from pipelines.storage.location import Location
+from service.generate import main as generate_main
 from service.tracking.sample_grids import grid
 from service.train import main as train_main
 from tests.conftest import RAY_ENVIRONMENT, ROOT, called
@@ -188,6 +189,35 @@ def test_too_little_memory_is_told_before_ray_starts(digits: Location, tmp_path:
     code, _, err = train(*words)
     assert code == 2
     assert "loader.memory_bytes: 10,240 is too little" in err
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("stored", ["decoded", "encoded"])
+def test_pictures_that_are_no_squares_train_and_are_made(
+    stored: str, tmp_path: Path, ray_cluster: tuple[str, str]
+) -> None:
+    """Of any shape, by one command; and the model makes them, and says so."""
+    shapes = [(90, 60), (40, 100), (32, 64)]
+    write_folder(tmp_path / "photos", {f"{at}.jpg": encoded("JPEG", shapes[at % 3]) for at in range(80)})
+    source = ["data.source=folder", f"data.source.uri={tmp_path / 'photos'}", f"data.stored={stored}"]
+    words = ["digits", *TINY, *source, "data.transform={size: [32, 16], channels: 3}", f"storage={tmp_path / 'runs'}"]
+    more = ["replicas=2", "cluster.cpus_per_replica=1", "name=run"]
+    code, out, err = train(*words, *more, address=ray_cluster[0])
+    assert code == 0, err
+    assert "80 of 32x16x3, on 2 replicas" in out
+    (shards,) = (tmp_path / "runs" / "shards").glob("folder-*")
+    code, out, err = pipelines("inspect", str(shards), "--size", "[32,16]", cwd=tmp_path)
+    assert code == 0, err
+    assert ("size=[32, 16]" in out) == (stored == "decoded")
+    with Image.open(tmp_path / "contact-sheet.png") as sheet:
+        assert sheet.size == (2 * (2 + 8 * (16 + 2)), 2 * (2 + 8 * (32 + 2))), "64 pictures, enlarged twice"
+    tracking = f"sqlite:///{tmp_path}/runs/mlflow.db"
+    made = ["--model", "models:/selfgan-digits/latest", "--tracking", tracking, "--cache", str(tmp_path / "cache")]
+    code, _, err = called(generate_main, *made, "--n", "3", "--out", str(tmp_path / "made"))
+    assert code == 0, err
+    assert {Image.open(file).size for file in (tmp_path / "made").iterdir()} == {(16, 32)}
+    card = next((tmp_path / "cache").rglob("README.md")).read_text()
+    assert "Images of 32x16 (height x width), RGB" in card
 
 
 @pytest.mark.long

@@ -38,6 +38,28 @@ def test_the_transform_crops_the_centre() -> None:
         assert (image == 200).all()
 
 
+@pytest.mark.parametrize(("size", "kept"), [((30, 15), np.s_[:, 25:55]), ((10, 20), np.s_[10:50])])
+def test_of_other_proportions_the_largest_part_in_the_middle_is_kept(
+    size: tuple[int, int], kept: tuple[slice, ...]
+) -> None:
+    """Of a picture of 60x80 (height x width); round things stay round."""
+    picture = np.zeros((60, 80, 3), np.uint8)
+    picture[kept] = 200
+    transform = Transform(size=size)
+    assert transform(picture).shape == transform.shape == (*size, 3)
+    assert (transform(picture) == 200).all()
+    rest = np.where(picture == 200, 0, 200).astype(np.uint8)
+    assert not transform(rest).any()
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "WEBP", "PNG"])
+@pytest.mark.parametrize("size", [(24, 40), (40, 24), (61, 47), (30, 10)])
+def test_what_is_decoded_when_it_is_read_is_cropped_alike(kind: str, size: tuple[int, int]) -> None:
+    for width, height in ((47, 61), (100, 100), (33, 200)):
+        picture, transform = encoded(kind, (width, height)), Transform(size=size)
+        assert np.array_equal(transform.again(picture), transform(picture))
+
+
 def test_box_is_resizing_by_area() -> None:
     picture = np.random.default_rng(0).integers(0, 256, (32, 32), dtype=np.uint8)
     means = picture.astype(np.float64).reshape(8, 4, 8, 4).mean((1, 3))

@@ -20,7 +20,7 @@ class DiffAugment(Regularizer):
     colour: bool = True
     #: How far images are moved at most, as a share of their size.
     translation: float = Field(1 / 8, ge=0, lt=1)
-    #: The side of the square that is made grey, as a share of theirs.
+    #: The sides of the part that is made grey, as a share of theirs.
     cutout: float = Field(1 / 2, ge=0, le=1)
 
     def prepare(self, critics: nn.ModuleDict) -> None:

@@ -14,6 +14,14 @@ from torch import nn
 
 from pipelines.components import Component
 
+#: Side of what networks for squares make first, which double it again and again.
+_START = 4
+#: What to do where there is no start.
+SET_SIZE = (
+    "set data.transform.size to a power of 2, or to [height, width] of which one is such a side and the other a "
+    "multiple of a quarter of it"
+)
+
 
 class ImageShape(NamedTuple):
     """Channels, height and width of the images a run trains on."""
@@ -21,6 +29,24 @@ class ImageShape(NamedTuple):
     channels: int
     height: int
     width: int
+
+    @property
+    def size(self) -> str:
+        """For a person: 64x64, or 64x32 (height x width)."""
+        told = "" if self.height == self.width else " (height x width)"
+        return f"{self.height}x{self.width}{told}"
+
+    def starts(self) -> dict[int, tuple[int, int]]:
+        """By how often it is to be doubled, a height and width to start from, of which one is 4.
+
+        Squares have one start at most: 4x4. Images of 64x32 can start at 8x4 and at 4x2, those of 28x28 nowhere.
+        """
+        sides = {times: (self.height >> times, self.width >> times) for times in range(max(self[1:]).bit_length())}
+        return {
+            times: (height, width)
+            for times, (height, width) in sides.items()
+            if _START in (height, width) and (height << times, width << times) == self[1:]
+        }
 
 
 class Network(Component):

@@ -39,8 +39,7 @@ class DCGAN(LatentNetwork):
         factor = max(4, 2**self.critic_stages)
         if image.height % factor or image.width % factor:
             raise ValueError(
-                f"network dcgan needs sides that {factor} divides, not {image.height}x{image.width}: "
-                "set data.transform.size"
+                f"network dcgan needs sides that {factor} divides, not {image.size}: set data.transform.size"
             )
         if self.critic_batch_norm and 2**self.critic_stages == image.height == image.width:
             raise ValueError(

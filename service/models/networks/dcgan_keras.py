@@ -21,8 +21,7 @@ class KerasDCGAN(LatentNetwork):
     def check(self, image: ImageShape) -> None:
         if image.height % 4 or image.width % 4:
             raise ValueError(
-                f"network dcgan_keras needs sides that 4 divides, not {image.height}x{image.width}: "
-                "set data.transform.size"
+                f"network dcgan_keras needs sides that 4 divides, not {image.size}: set data.transform.size"
             )
 
     def generator(self, image: ImageShape, inputs: int) -> nn.Module:

@@ -41,7 +41,7 @@ class PGGAN(LatentNetwork):
         if image.width != side or side & (side - 1) or side < 2 * _START:
             raise ValueError(
                 f"network pggan needs square images whose side is a power of 2 and at least {2 * _START}, not "
-                f"{side}x{image.width}: set data.transform.size"
+                f"{image.size}: set data.transform.size"
             )
 
     def last_stage(self, image: ImageShape) -> int:

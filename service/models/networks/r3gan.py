@@ -13,9 +13,8 @@ import torch.nn.functional as F
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
-from service.models.networks import ImageShape, LatentNetwork
+from service.models.networks import SET_SIZE, ImageShape, LatentNetwork
 
-_LEAST_SIDE = 4
 _WIDTH = 64
 #: A block is inside so many times as wide as outside.
 _EXPANSION = 2
@@ -28,23 +27,25 @@ _GAIN = math.sqrt(2 / (1 + 0.2**2))
 class R3GAN(LatentNetwork):
     """Stages from 4x4 on, each twice as large as the one before; the critic has them in reverse.
 
+    Images that are no squares begin elsewhere (`ImageShape.starts`): 64x32 at 4x2, or at 8x4 with a stage less.
     The published widths are 768 in all stages for CIFAR-10, and 768 up to 32x32 and then half as many a stage for
     FFHQ.
     """
 
     latent_dim: int = Field(64, ge=1)
-    #: Channels of each stage, 4x4 first [default: 64 in all].
+    #: Channels of each stage, the smallest first [default: 64 in all].
     widths: tuple[PositiveInt, ...] | None = Field(None, min_length=1)
     blocks: int = Field(2, ge=1, description="in each stage")
     group_channels: int = Field(16, ge=1, description="channels that a 3x3 convolution mixes with each other")
 
     def check(self, image: ImageShape) -> None:
-        widths = self._widths(image)
-        side = _LEAST_SIDE * 2 ** (len(widths) - 1)
-        if (image.height, image.width) != (side, side):
+        starts, widths = image.starts(), self._widths(image)
+        if len(widths) - 1 not in starts:
+            side = 2 << len(widths)
+            better = f"give {' or '.join(str(doublings + 1) for doublings in starts)} network.widths"
             raise ValueError(
-                f"network r3gan makes images of {side}x{side} with {len(widths)} widths, and not of {image.height}x"
-                f"{image.width}: set data.transform.size to 4, 8, 16 or so on, and network.widths to one for each"
+                f"network r3gan makes images of {side}x{side} with {len(widths)} widths, and not of {image.size}: "
+                f"{better if starts else f'{SET_SIZE}, and network.widths to one for each stage'}"
             )
         for width in widths:
             if _EXPANSION * width % self.group_channels:
@@ -54,13 +55,14 @@ class R3GAN(LatentNetwork):
                 )
 
     def _widths(self, image: ImageShape) -> tuple[int, ...]:
-        return self.widths or (_WIDTH,) * max(1, (image.height // _LEAST_SIDE).bit_length())
+        return self.widths or (_WIDTH,) * (max(image.starts(), default=0) + 1)
 
     def generator(self, image: ImageShape, inputs: int) -> nn.Module:
         widths = self._widths(image)
         first = widths[0]
         layers: list[nn.Module] = [
-            _scaled(nn.Linear(inputs, first, bias=False)), nn.Unflatten(1, (first, 1, 1)), _learnt_start(first),
+            _scaled(nn.Linear(inputs, first, bias=False)), nn.Unflatten(1, (first, 1, 1)),
+            _learnt_start(first, image.starts()[len(widths) - 1]),
         ]  # fmt: skip
         for number, width in enumerate(widths):
             if number:
@@ -76,8 +78,8 @@ class R3GAN(LatentNetwork):
             if number:
                 layers += [Resampled(up=False), *_changed(widths[number - 1], width)]
             layers += self._stage(width, len(widths))
-        last = widths[-1]
-        layers += [_scaled(nn.Conv2d(last, last, _LEAST_SIDE, groups=last, bias=False)), nn.Flatten()]
+        last, smallest = widths[-1], image.starts()[len(widths) - 1]
+        layers += [_scaled(nn.Conv2d(last, last, smallest, groups=last, bias=False)), nn.Flatten()]
         return nn.Sequential(*layers, _scaled(nn.Linear(last, 1 + heads, bias=False)))
 
     def _stage(self, width: int, stages: int) -> list[nn.Module]:
@@ -123,9 +125,9 @@ class Resampled(nn.Module):
         return resample(x, kernel, stride=2, padding=1, groups=channels)
 
 
-def _learnt_start(channels: int) -> nn.Module:
-    """A learnt picture of 4x4 for each channel, times what comes in: (N, C, 1, 1) -> (N, C, 4, 4)."""
-    start = nn.ConvTranspose2d(channels, channels, _LEAST_SIDE, groups=channels, bias=False)
+def _learnt_start(channels: int, size: tuple[int, int]) -> nn.Module:
+    """A learnt picture of that size for each channel, times what comes in: (N, C, 1, 1) -> (N, C, H, W)."""
+    start = nn.ConvTranspose2d(channels, channels, size, groups=channels, bias=False)
     nn.init.normal_(start.weight)
     return start
 

@@ -32,7 +32,7 @@ class ResNet(TranslationNetwork):
         least = max(16, least_side(self.critic_form))
         if image.height % 4 or image.width % 4 or min(image.height, image.width) < least:
             raise ValueError(
-                f"network resnet needs sides that 4 divides, of {least} at least, not {image.height}x{image.width}: "
+                f"network resnet needs sides that 4 divides, of {least} at least, not {image.size}: "
                 "set data.transform.size"
             )
 

@@ -12,48 +12,49 @@ from torch import Tensor, nn
 
 from service.models.attention import SelfAttention
 from service.models.blocks import UpsampleConv, Upscale, initialise_keras
-from service.models.networks import ClassNetwork, ImageShape
+from service.models.networks import SET_SIZE, ClassNetwork, ImageShape
 from service.models.norms import ClassBatchNorm
 
-_LEAST_SIDE = 4
 #: Channels double with every halving of the side, up to so many times those of the largest.
 _MOST = 16
-#: Side of the features that attend.
+#: Of images of 16x16.
+_FEWEST_DOUBLINGS = 2
+#: Height of the features that attend, at most.
 _ATTENTION = 16
 
 
 class SAGAN(ClassNetwork):
     """Stages from 4x4 on, each twice as large as the one before; the critic has them in reverse.
 
+    Images that are no squares begin elsewhere (`ImageShape.starts`): 64x32 at 4x2.
     The published widths are 64 for images of 128x128, with attention at 32x32.
     """
 
     latent_dim: int = Field(128, ge=1)
     generator_channels: int = Field(64, ge=1, description="of the largest features")
     critic_channels: int = Field(64, ge=1, description="of the largest features")
-    #: Side of the features that attend, in both networks, 0 for none [default: 16, or half of a small image's].
+    #: Height of the features that attend, in both networks, 0 for none [default: 16, or less for a small image].
     attention: int | None = Field(None, ge=0)
 
     def check(self, image: ImageShape) -> None:
-        height, width = image.height, image.width
-        if height != width or height < 4 * _LEAST_SIDE or height & (height - 1):
+        if max(image.starts(), default=0) < _FEWEST_DOUBLINGS:
             raise ValueError(
-                f"network sagan makes images of 16x16, 32x32, 64x64 and so on, and not of {height}x{width}: "
-                "set data.transform.size"
+                f"network sagan makes images of 16x16, 32x32, 64x64 and so on, and not of {image.size}: {SET_SIZE}"
             )
-        sides = _sides(image)[1:-1]
-        if self.attention not in (None, 0, *sides):
+        heights = _heights(image)[1:-1]
+        if self.attention not in (None, 0, *heights):
+            sides = "a side" if image.height == image.width else "in height"
             raise ValueError(
-                f"network sagan has features of {', '.join(map(str, sides))} pixels a side in both networks, and none "
-                f"of {self.attention}: set network.attention to one of them, or to 0 for no attention"
+                f"network sagan has features of {', '.join(map(str, heights))} pixels {sides} in both networks, and "
+                f"none of {self.attention}: set network.attention to one of them, or to 0 for no attention"
             )
 
     def generator(self, image: ImageShape, inputs: int) -> nn.Module:
         return self.class_generator(image, inputs, 0)
 
     def class_generator(self, image: ImageShape, inputs: int, classes: int) -> nn.Module:
-        widths = _widths(image, self.generator_channels)
-        return _Generator(widths, self._attention(image), image.channels, inputs, classes).apply(_initialise)
+        widths, start = _widths(image, self.generator_channels), _start(image)
+        return _Generator(widths, start, self._attention(image), image.channels, inputs, classes).apply(_initialise)
 
     def critic(self, image: ImageShape, heads: int = 0) -> nn.Module:
         return self._critic(image, heads, 0)
@@ -66,17 +67,26 @@ class SAGAN(ClassNetwork):
         return _Critic(widths, self._attention(image), image.channels, heads, classes).apply(_initialise)
 
     def _attention(self, image: ImageShape) -> int:
-        return min(_ATTENTION, image.height // 2) if self.attention is None else self.attention
+        if self.attention is not None:
+            return self.attention
+        first, *larger = _heights(image)[1:-1]
+        return max([first, *(height for height in larger if height <= _ATTENTION)])
 
 
-def _sides(image: ImageShape) -> list[int]:
+def _start(image: ImageShape) -> tuple[int, int]:
+    """Height and width of the smallest features."""
+    starts = image.starts()
+    return starts[max(starts)]
+
+
+def _heights(image: ImageShape) -> list[int]:
     """Of features, from the smallest on."""
-    return [_LEAST_SIDE << doublings for doublings in range((image.height // _LEAST_SIDE).bit_length())]
+    return [_start(image)[0] << doublings for doublings in range(max(image.starts()) + 1)]
 
 
 def _widths(image: ImageShape, channels: int) -> dict[int, int]:
-    """By side, from the smallest on, the channels."""
-    return {side: channels * min(image.height // side, _MOST) for side in _sides(image)}
+    """By height, from the smallest on, the channels."""
+    return {height: channels * min(image.height // height, _MOST) for height in _heights(image)}
 
 
 def _initialise(module: nn.Module) -> None:
@@ -87,18 +97,18 @@ def _initialise(module: nn.Module) -> None:
 
 
 class _Generator(nn.Module):
-    def __init__(self, widths: dict[int, int], attention: int, channels: int, inputs: int, classes: int) -> None:
+    def __init__(
+        self, widths: dict[int, int], start: tuple[int, int], attention: int, channels: int, inputs: int, classes: int
+    ) -> None:
         super().__init__()
         (_, first), *larger = widths.items()
         self.inputs, self.classes = inputs, classes
-        self.start = nn.Sequential(
-            nn.Linear(inputs, first * _LEAST_SIDE**2), nn.Unflatten(1, (first, _LEAST_SIDE, _LEAST_SIDE))
-        )
+        self.start = nn.Sequential(nn.Linear(inputs, first * start[0] * start[1]), nn.Unflatten(1, (first, *start)))
         self.stages = nn.ModuleList()
         width = first
-        for side, wider in larger:
+        for height, wider in larger:
             self.stages.append(_Doubling(width, wider, classes))
-            if side == attention:
+            if height == attention:
                 self.stages.append(SelfAttention(wider))
             width = wider
         self.image = nn.Sequential(
@@ -138,9 +148,9 @@ class _Critic(nn.Module):
         layers: list[nn.Module] = []
         width = channels
         (_, last), *larger = widths.items()
-        for side, wider in reversed(larger):
+        for height, wider in reversed(larger):
             layers.append(_Halving(width, wider, first=not layers))
-            if side // 2 == attention:
+            if height // 2 == attention:
                 layers.append(SelfAttention(wider))
             width = wider
         layers.append(_Halving(width, last, halves=False))

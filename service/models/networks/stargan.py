@@ -32,7 +32,7 @@ class StarGAN(TranslationNetwork):
         if image.height % factor or image.width % factor or min(image.height, image.width) < 2 * factor:
             raise ValueError(
                 f"network stargan needs sides that {factor} divides, of {2 * factor} at least, not "
-                f"{image.height}x{image.width}: set data.transform.size"
+                f"{image.size}: set data.transform.size"
             )
 
     def translator(self, source: ImageShape, image: ImageShape) -> nn.Module:

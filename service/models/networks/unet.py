@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from pydantic import Field
 from torch import Tensor, nn
@@ -11,9 +13,14 @@ from service.models.networks import ImageShape, TranslationNetwork
 from service.models.norms import Norm, norm_of, wants_bias
 from service.models.patches import PatchForm, least_side, patch_critic
 
+_FEWEST_HALVINGS = 4
+
 
 class UNet(TranslationNetwork):
-    """As many halvings as lead to a single pixel, eight for 256, and back, with every stage joined to its mirror."""
+    """As many halvings as both sides allow, and back, with every stage joined to its mirror.
+
+    Eight lead from 256x256 to a single pixel, and six from 192x256 to 3x4.
+    """
 
     channels: int = Field(64, ge=1)
     critic_channels: int = Field(64, ge=1)
@@ -22,15 +29,16 @@ class UNet(TranslationNetwork):
     dropout: float = Field(0.5, ge=0, lt=1)
 
     def check(self, image: ImageShape) -> None:
-        side = image.height
-        if image.width != side or side & (side - 1) or side < max(16, least_side(self.critic_form)):
+        factor = 1 << _FEWEST_HALVINGS
+        least = max(factor, least_side(self.critic_form))
+        if image.height % factor or image.width % factor or min(image.height, image.width) < least:
             raise ValueError(
-                f"network unet needs square images whose side is a power of 2 and at least "
-                f"{max(16, least_side(self.critic_form))}, not {side}x{image.width}: set data.transform.size"
+                f"network unet needs sides that {factor} divides, of {least} at least, not {image.size}: "
+                "set data.transform.size"
             )
 
     def translator(self, source: ImageShape, image: ImageShape) -> nn.Module:
-        stages = image.height.bit_length() - 1
+        stages = _halvings(image)
         widths = [self.channels * min(2**stage, 8) for stage in range(stages)]
         down = nn.ModuleList()
         fan_in = source.channels
@@ -56,6 +64,12 @@ class UNet(TranslationNetwork):
         convolution = nn.ConvTranspose2d(fan_in, fan_out, 4, 2, 1, bias=wants_bias(self.norm))
         layers = [convolution, *norm_of(self.norm, fan_out)]
         return nn.Sequential(*layers, nn.ReLU(), *([nn.Dropout(self.dropout)] if dropout and self.dropout else []))
+
+
+def _halvings(image: ImageShape) -> int:
+    """How often 2 divides both sides."""
+    common = math.gcd(image.height, image.width)
+    return (common & -common).bit_length() - 1
 
 
 class _UNet(nn.Module):
