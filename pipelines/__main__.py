@@ -81,7 +81,7 @@ def _ingest(arguments: argparse.Namespace) -> int:
     run = load(arguments.recipe, arguments.overrides)
     folder = folder_of(run)
     before = versions(Location.of(folder))
-    manifest = write(run, console(), arguments.append)
+    manifest = write(run, console(), arguments.append, folder)
     found = f"{'nothing new, ' if manifest.version in before else ''}version {manifest.version}"
     skipped = sum(manifest.skipped.values())
     more = f", {skipped:,} skipped (see skipped-*.json there)" if skipped else ""

@@ -14,7 +14,7 @@ from pydantic import Field, field_validator
 from pipelines.components import Options
 from pipelines.data.formats import Unusable
 from pipelines.data.shards import Described, Images
-from pipelines.data.shown import as_shown, is_shown_as_it_lies
+from pipelines.data.shown import CODED_SRGB, as_shown, coded_colours, is_shown_as_it_lies
 
 Resampling = Literal["nearest", "bilinear", "bicubic", "lanczos", "box"]
 #: A picture of more pixels than this is no photograph but a trap: 30,000 x 30,000 pixels take 3.6 GB.
@@ -97,9 +97,9 @@ class Transform(Options):
         """
         return self.fit(self.open(picture).image)
 
-    def open(self, picture: bytes | Images, shown: bool = True) -> Picture:
+    def open(self, picture: bytes | Images, shown: bool = True, again: bool = False) -> Picture:
         """`open_picture`, in the colours and on the background of this transform."""
-        return open_picture(picture, self.channels, self.background if shown else None)
+        return open_picture(picture, self.channels, self.background if shown else None, again)
 
     def again(self, picture: bytes, shown: bool = True) -> Images:
         """As a call does, but faster, for a picture that has been through one before.
@@ -112,7 +112,7 @@ class Transform(Options):
         suits = self._suits_opencv(picture, shown)
         pixels = cv2.imdecode(np.frombuffer(picture, np.uint8), _AS_PILLOW) if suits else None
         if pixels is None:
-            return self.fit(self.open(picture, shown).image)
+            return self.fit(self.open(picture, shown, again=True).image)
         left, top, right, bottom = self._centre(pixels.shape[1], pixels.shape[0])
         centre: Images = pixels[top:bottom, left:right]
         return centre if centre.shape == self.shape else self._resized(Image.fromarray(centre))
@@ -147,15 +147,18 @@ class Transform(Options):
         return np.asarray(image).reshape(self.shape)
 
 
-def open_picture(picture: bytes | Images, channels: Literal[1, 3], background: str | None = "#ffffff") -> Picture:
+def open_picture(
+    picture: bytes | Images, channels: Literal[1, 3], background: str | None = "#ffffff", again: bool = False
+) -> Picture:
     """Decode a picture by its content, whatever its name or its source says it is.
 
     Args:
         background: what is seen through transparent pictures; None takes the pixels as they lie, not as they are shown.
+        again: whether it has been taken before; then it is, whatever its colours.
 
     Raises:
-        BadPictureError: empty, undecodable, truncated, animated, too large or too small. Nothing is decoded
-            before its header has been found harmless.
+        BadPictureError: empty, undecodable, truncated, animated, too large, too small, or in colours that are not
+            known here. Nothing is decoded before its header has been found harmless.
     """
     if not isinstance(picture, bytes):
         return Picture(Image.fromarray(picture).convert("L" if channels == 1 else "RGB"))
@@ -167,6 +170,8 @@ def open_picture(picture: bytes | Images, channels: Literal[1, 3], background: s
         image: Image.Image = Image.open(io.BytesIO(picture), formats=_FORMATS)
         _check_header(image)
         image.load()
+        if image.format == "PNG" and background is not None:
+            _mind_coded_colours(image, picture, again)
         return _in_mode(image, "L" if channels == 1 else "RGB", background)
     except BadPictureError:
         raise
@@ -193,12 +198,29 @@ def _check_header(image: Image.Image) -> None:
         raise BadPictureError("animated", f"{getattr(image, 'n_frames', 2)} frames")
 
 
+def _mind_coded_colours(image: Image.Image, png: bytes, again: bool) -> None:
+    """What a PNG's cICP chunk says goes before its profile and gamma; its profile says as much, where it has one.
+
+    Raises:
+        BadPictureError: it is not sRGB, and has no profile.
+    """
+    coded = coded_colours(png)
+    if coded == CODED_SRGB:
+        for name in ("icc_profile", "gamma"):
+            image.info.pop(name, None)
+    elif coded is not None and "icc_profile" not in image.info and not again:
+        text = "/".join(map(str, coded))
+        raise BadPictureError("unknown colours", f"its cICP chunk says {text}, and it has no profile; save it as sRGB")
+
+
 def _in_mode(image: Image.Image, mode: Literal["L", "RGB"], background: str | None) -> Picture:
     before, done = image.mode, list[str]()
     if before in _SIXTEEN_BITS:  # Pillow's own conversion clips what is above 255.
         deep = np.asarray(image).astype(np.uint32)
-        notes = {name: value for name, value in image.info.items() if name != "transparency"}  # It is of 16 bits.
+        notes, key = image.info, image.info.pop("transparency", None)
         image = Image.fromarray((deep >> 8).clip(0, 255).astype(np.uint8))
+        if isinstance(key, int):  # Of 16 bits, as which it is another grey than its neighbours.
+            image.putalpha(Image.fromarray(np.where(deep == key, 0, 255).astype(np.uint8)))
         image.info = notes
     if background is not None:
         image, done = as_shown(image, background)

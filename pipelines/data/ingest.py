@@ -7,17 +7,20 @@ comes last, and only if there is none: nobody sees half a data set, and two inge
 
 from __future__ import annotations
 
+import functools
 import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
+import pyarrow as pa
+
 from pipelines.components import ConfigError
 from pipelines.data.images import Transform
 from pipelines.data.plan import Options, Plan, with_labels, without_duplicates
 from pipelines.data.shard_writer import Part, Skipped, Work, write_shard
-from pipelines.data.shards import Manifest, read_keys, read_manifest, versions
+from pipelines.data.shards import Labels, Manifest, read_keys, read_manifest, versions
 from pipelines.data.sources import Source
 from pipelines.storage.location import PARTIAL, Location
 
@@ -53,7 +56,9 @@ def ingest(
         OSError: source or target fail on the way.
     """
     before = read_manifest(target) if versions(target) else None
-    plan = Plan(source, transform, target, options, *((before.version + 1, before.shown) if before else (1,)))
+    found = source.survey()
+    made = (before.version + 1, before.shown) if before else (1,)
+    plan = Plan(source, transform, target, options, found.fingerprint, *made)
     if before is not None and _is_done(before, plan):
         return before
     if options.append and before is None:
@@ -64,15 +69,16 @@ def ingest(
     try:
         if versions(target)[-1:] != ([before.version] if before else []):
             raise ConfigError(f"data.shards: another ingest wrote a version of {target} in the meantime; try again")
-        return _write(plan, before, tasks, report)
+        return _write(plan, found.index, before, tasks, report)
     except ConfigError:  # It cannot go on as it is: others may try.
         plan.claim.delete()
         raise
 
 
-def _write(plan: Plan, before: Manifest | None, tasks: Tasks, report: Report) -> Manifest:
-    index = plan.source.index()
-    kept, duplicates = without_duplicates(index, read_keys(plan.target, before))
+def _write(
+    plan: Plan, index: Callable[[], pa.Table], before: Manifest | None, tasks: Tasks, report: Report
+) -> Manifest:
+    kept, duplicates = without_duplicates(index(), read_keys(plan.target, before))
     limit = _Limit(plan.options.skip_limit, len(kept) + duplicates.count, plan.source)
     if before and before.classes and len(kept) and "class" not in kept.column_names:
         raise ConfigError(
@@ -82,11 +88,11 @@ def _write(plan: Plan, before: Manifest | None, tasks: Tasks, report: Report) ->
     kept, classes = with_labels(kept, before.classes if before else ())
     block_rows = before.block_rows if before else plan.block_rows(kept)
     found = {"duplicate": duplicates} if duplicates.count else {}
-    twice = Part(name="", shard=None, samples=0, skipped=found, converted={})
+    twice = Part(name="", shard=None, samples=0, skipped=found, converted={}, labels=Labels())
     limit.count(twice)
     parts = [twice, *_do(list(plan.works(kept, block_rows)), plan.target, tasks, report, limit)]
     manifest = _manifest(plan, parts, before, classes, block_rows)
-    if replace(plan).identity != plan.identity:
+    if plan.source.fingerprint() != plan.fingerprint:
         raise ConfigError(f"{plan.source.describe()} changed while it was being read; ingest it again")
     _publish(manifest, _summed(parts), plan)
     return manifest
@@ -112,12 +118,19 @@ def _manifest(
         shown=plan.shown,
         columns=plan.source.columns,
         classes=classes,
+        labels=_all_labels([before.labels if before else Labels(), *(part.labels for part in parts)]),
         lanes=before.lanes if before else min(plan.options.lanes, rows),
         block_rows=block_rows,
         skipped=_added(before.skipped if before else {}, skipped),
         converted=_added(before.converted if before else {}, *(part.converted for part in parts)),
         shards=(*(before.shards if before else ()), *shards),
     )
+
+
+def _all_labels(parts: list[Labels | None]) -> Labels | None:
+    """None if it is not known of all parts."""
+    known = [part for part in parts if part is not None]
+    return functools.reduce(Labels.plus, known) if len(known) == len(parts) else None
 
 
 def _is_done(latest: Manifest, plan: Plan) -> bool:

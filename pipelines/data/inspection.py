@@ -26,6 +26,7 @@ def table(manifest: Manifest, folder: Location) -> Table:
         "images": f"{manifest.rows:,}, {manifest.stored}, {shape}",
         "columns": ", ".join(f"{name} ({kind})" for name, kind in manifest.fields.items()),
         "classes": ", ".join(manifest.classes[:20]) + (" ..." if len(manifest.classes) > 20 else ""),
+        "labels": _labels(manifest),
         "transform": ", ".join(f"{key}={_plain(value)}" for key, value in (manifest.transform or {}).items()),
         "shards": f"{len(manifest.shards):,}, {manifest.bytes / 1e6:,.1f} MB",
         "blocks": f"{sum(len(shard.checks) for shard in manifest.shards):,} of at most {manifest.block_rows:,} images",
@@ -43,6 +44,13 @@ def table(manifest: Manifest, folder: Location) -> Table:
 def _plain(value: Described) -> str:
     """As it is written on a command line."""
     return str(list(value)) if isinstance(value, tuple) else str(value)
+
+
+def _labels(manifest: Manifest) -> str:
+    if manifest.labels is None or not manifest.labels.rows:
+        return ""
+    some = "" if manifest.labels.rows == manifest.rows else f", of {manifest.labels.rows:,} of the images"
+    return f"0 to {manifest.labels.highest:,}{some}"
 
 
 def _counts(counts: dict[str, int]) -> str:

@@ -55,6 +55,7 @@ class Plan:
     """One ingest: what it reads, where to, and how.
 
     Attributes:
+        fingerprint: the source's, as it was found.
         version: of the data set, that it makes.
         shown: whether pictures are taken as a viewer shows them, and not as they lie.
     """
@@ -63,18 +64,19 @@ class Plan:
     transform: Transform
     target: Location
     options: Options
+    fingerprint: str
     version: int
     shown: bool = True
 
     @cached_property
     def identity(self) -> str:
-        """Names what is read, as it is when this is first asked, and everything that the result depends on."""
+        """Names what is read, as it was found, and everything that the result depends on."""
         # Ingests of the time when pictures were taken as they lie had no such option.
         unnamed = set[str]() if self.shown else {"background"}
         described = [
             type(self.source).__name__,
             self.source.model_dump(),
-            self.source.fingerprint(),
+            self.fingerprint,
             self.transform.model_dump(exclude=unnamed),
             self.options.stored,
             self.options.shard_rows,

@@ -14,7 +14,7 @@ from PIL import Image
 from pydantic import BaseModel
 
 from pipelines.data.images import BadPictureError, Transform, halves
-from pipelines.data.shards import Images, Shard, Stored, encode
+from pipelines.data.shards import NO_LABEL, Images, Labels, Shard, Stored, encode
 from pipelines.data.sources import Sample, Source
 from pipelines.storage.location import Location
 
@@ -55,13 +55,17 @@ class Skipped(BaseModel):
 
 
 class Part(BaseModel):
-    """A part of the source that is done, by its note's name. There is no shard if nothing in it could be used."""
+    """A part of the source that is done, by its note's name. There is no shard if nothing in it could be used.
+
+    Notes of a time before labels were counted say nothing of them.
+    """
 
     name: str
     shard: Shard | None
     samples: int
     skipped: dict[str, Skipped]
     converted: dict[str, int]
+    labels: Labels | None = None
 
 
 class _Row(NamedTuple):
@@ -87,7 +91,14 @@ def write_shard(work: Work, progress: Callable[[int], None] = lambda samples: No
     if rows:
         shard, content = _encode(rows, work)
         (target / shard.name).write(content)
-    part = Part(name=work.note, shard=shard, samples=len(work.part), skipped=skipped, converted=dict(converted))
+    part = Part(
+        name=work.note,
+        shard=shard,
+        samples=len(work.part),
+        skipped=skipped,
+        converted=dict(converted),
+        labels=_counted(rows),
+    )
     (target / work.note).write(part.model_dump_json().encode())
     return part
 
@@ -121,6 +132,11 @@ def _prepare(sample: Sample, work: Work, converted: Counter[str]) -> tuple[Image
         picture if isinstance(picture, bytes) else _as_png(image)
         for picture, image in zip(sample.pictures, images, strict=True)
     )
+
+
+def _counted(rows: list[_Row]) -> Labels:
+    known = [row.label for row in rows if row.label is not None]
+    return Labels(rows=len(known), highest=max(known, default=NO_LABEL))
 
 
 def _as_png(image: Image.Image) -> bytes:

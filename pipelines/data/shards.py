@@ -17,6 +17,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import xxhash
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, computed_field
@@ -55,6 +56,18 @@ class Shard(BaseModel):
     checks: tuple[str, ...]
 
 
+class Labels(BaseModel):
+    """How many rows have a label, and the highest of them."""
+
+    model_config = ConfigDict(frozen=True)
+
+    rows: int = 0
+    highest: int = NO_LABEL
+
+    def plus(self, other: Labels) -> Labels:
+        return Labels(rows=self.rows + other.rows, highest=max(self.highest, other.highest))
+
+
 class Manifest(BaseModel):
     """What a data set holds, and how it came to be.
 
@@ -66,6 +79,7 @@ class Manifest(BaseModel):
         shape: of decoded images, (height, width, channels).
         columns: of pictures: ``image``, and ``paired`` where the source has pairs.
         classes: what the labels stand for, where the source says so.
+        labels: how many there are; None in data sets of a time before they were counted, see `count_labels`.
         lanes: how many streams the rows are dealt into; see `pipelines.loading.order`.
         block_rows: rows of every block but a shard's last.
         skipped, converted: how many samples, by kind, are not here, and are here otherwise than their files hold them.
@@ -84,6 +98,7 @@ class Manifest(BaseModel):
     shape: tuple[int, int, int] | None
     columns: tuple[str, ...] = ("image",)
     classes: tuple[str, ...] = ()
+    labels: Labels | None = None
     lanes: int
     block_rows: int
     skipped: dict[str, int]
@@ -159,22 +174,37 @@ def read_manifest(folder: Location, version: int | None = None) -> Manifest:
 
 def read_keys(folder: Location, manifest: Manifest | None) -> pa.ChunkedArray:
     """The source keys of all rows, and nothing else of them; of no data set, none."""
-    if manifest is None:
-        return pa.chunked_array([], pa.string())
-    options = pa.ipc.IpcReadOptions(included_fields=[manifest.arrow.get_field_index("key")])
+    return pa.chunked_array([], pa.string()) if manifest is None else _read_column(folder, manifest, "key")
+
+
+def count_labels(folder: Location, manifest: Manifest) -> Labels:
+    """What the manifest says of labels; where it says nothing, they are read, and nothing else of the rows.
+
+    Raises:
+        DamagedShardError: a shard is missing, or cannot be read.
+    """
+    if manifest.labels is not None:
+        return manifest.labels
+    found = _read_column(folder, manifest, "label")
+    rows = len(found) - found.null_count
+    return Labels(rows=rows, highest=pc.max(found).as_py()) if rows else Labels()
+
+
+def _read_column(folder: Location, manifest: Manifest, name: str) -> pa.ChunkedArray:
+    place = manifest.arrow.get_field_index(name)
+    options = pa.ipc.IpcReadOptions(included_fields=[place])
 
     def read(shard: Shard) -> list[pa.Array]:
         try:
             with (folder / shard.name).open() as file:
-                chunks: list[pa.Array] = pa.ipc.open_file(file, options=options).read_all().column("key").chunks
+                chunks: list[pa.Array] = pa.ipc.open_file(file, options=options).read_all().column(name).chunks
                 return chunks
         except (FileNotFoundError, pa.ArrowException) as error:
             raise DamagedShardError(f"shard {folder / shard.name} is damaged: {error}") from error
 
     with ThreadPoolExecutor(threads_for(folder)) as threads:
-        return pa.chunked_array(
-            [chunk for chunks in threads.map(read, manifest.shards) for chunk in chunks], pa.string()
-        )
+        chunks = [chunk for chunks in threads.map(read, manifest.shards) for chunk in chunks]
+    return pa.chunked_array(chunks, manifest.arrow.field(place).type)
 
 
 def schema(columns: Sequence[str], shape: tuple[int, int, int] | None) -> pa.Schema:

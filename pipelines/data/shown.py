@@ -24,6 +24,9 @@ _UPRIGHT = {
 #: Colours to try a profile on, and by how much it may move them if it is sRGB's under another name.
 _PROBE = Image.fromarray(np.stack(np.meshgrid(*[np.arange(0, 256, 51)] * 3), -1).reshape(6, 36, 3).astype(np.uint8))
 _SAME_COLOUR = 2
+_PNG_MARK = b"\x89PNG\r\n\x1a\n"
+#: As a cICP chunk says it: BT.709's primaries, sRGB's transfer, RGB, and all 256 values.
+CODED_SRGB = bytes((1, 13, 0, 1))
 _SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
 
 
@@ -51,6 +54,17 @@ def as_shown(image: Image.Image, background: str) -> tuple[Image.Image, list[str
         colours = Image.composite(colours.convert("RGB"), Image.new("RGB", image.size, background), alpha)
         done.append(f"transparent to {background}")
     return colours, done
+
+
+def coded_colours(png: bytes) -> bytes | None:
+    """What a PNG's cICP chunk says: primaries, transfer, matrix and range, a byte each (ITU-T H.273); None if none."""
+    at = len(_PNG_MARK)
+    while len(head := png[at : at + 8]) == 8 and head[4:] not in (b"IDAT", b"IEND"):
+        length = int.from_bytes(head[:4], "big")
+        if head[4:] == b"cICP":
+            return png[at + 8 : at + 8 + length]
+        at += length + 12
+    return None
 
 
 def is_shown_as_it_lies(header: Image.Image) -> bool:

@@ -7,6 +7,7 @@ import os
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -117,15 +118,18 @@ class Location:
             recursive: those of the folders in it too, of each of them once, though links may lead to it again.
         """
         if recursive and self.is_local:
-            below = ((name, file) for name, file in files_below(self.path) if file is not None)
-            return sorted(Found(name, file.st_size, file.st_mtime_ns) for name, file in below)
+            return self.tree()[0]
         selector = fs.FileSelector(self.path, allow_not_found=True, recursive=recursive)
         above = len(self.path.rstrip("/")) + 1
         return sorted(_found(info, above) for info in _files(self.filesystem.get_file_info(selector)))
 
-    def dead_links(self) -> list[str]:
-        """The links to nothing in a folder of this machine, and in the folders in it, by name."""
-        return sorted(name for name, file in files_below(self.path) if file is None) if self.is_local else []
+    def tree(self) -> tuple[list[Found], list[str]]:
+        """The files in a folder and in the folders in it, and the links to nothing among them, by name."""
+        if not self.is_local:
+            return self.files(recursive=True), []
+        below = sorted(files_below(self.path), key=itemgetter(0))
+        found = [Found(name, file.st_size, file.st_mtime_ns) for name, file in below if file is not None]
+        return found, [name for name, file in below if file is None]
 
     def folders(self) -> list[str]:
         """The names of the folders in a folder; none if it is not there."""

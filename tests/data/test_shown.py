@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageOps, PngImagePlugin
 from pydantic import ValidationError
 
-from pipelines.data.images import Transform
+from pipelines.data.images import BadPictureError, Transform
 from pipelines.data.ingest import ingest
 from pipelines.data.plan import Options
 from pipelines.data.shards import Manifest, Stored, read_manifest
@@ -180,6 +180,35 @@ def test_the_gamma_of_a_png_is_seen(gamma: float, power: float) -> None:
         assert np.abs(WHOLE(saved(image, "PNG", pnginfo=notes)) - expected).max() <= 0.51
 
 
+@pytest.mark.parametrize("gamma", [None, 1.0])
+def test_a_png_that_is_coded_as_srgb_is_taken_as_it_lies(gamma: float | None) -> None:
+    """Whatever else it says of its colours, in which cICP goes first."""
+    picture = coded(1, 13, 0, 1, gamma=gamma, icc_profile=profile_of(ADOBE_RGB, 2.2))
+    assert np.array_equal(WHOLE(picture), centre(BASE))
+    assert WHOLE.open(picture).converted == ()
+
+
+def test_a_png_that_is_coded_in_other_colours_needs_a_profile() -> None:
+    """Such as those of Display P3, or of high dynamic range."""
+    with pytest.raises(BadPictureError, match="its cICP chunk says 12/13/0/1, and it has no profile") as caught:
+        WHOLE(coded(12, 13, 0, 1))
+    assert caught.value.kind == "unknown colours"
+    assert np.array_equal(WHOLE.fit(WHOLE.open(coded(12, 13, 0, 1), shown=False).image), centre(BASE))
+    assert np.array_equal(WHOLE.again(coded(12, 13, 0, 1)), centre(BASE)), "an earlier version has taken it"
+    profile = profile_of(ADOBE_RGB, 2.2)
+    assert np.array_equal(
+        WHOLE(coded(9, 16, 0, 1, icc_profile=profile)), WHOLE(saved(BASE, "PNG", icc_profile=profile))
+    )
+
+
+def coded(*values: int, gamma: float | None = None, **options: object) -> bytes:
+    notes = PngImagePlugin.PngInfo()
+    notes.add(b"cICP", bytes(values))
+    if gamma is not None:
+        notes.add(b"gAMA", struct.pack(">I", round(gamma * 100_000)))
+    return saved(BASE, "PNG", pnginfo=notes, **options)
+
+
 def test_ink_is_seen_as_its_colour_whichever_way_it_is_counted() -> None:
     """Adobe's CMYK counts what is left of the paper; Pillow writes it so, too."""
     inks = Image.merge("CMYK", [Image.new("L", (16, 16), value) for value in (255, 0, 0, 0)])
@@ -193,6 +222,17 @@ def test_sixteen_bits_keep_what_their_file_says_of_them() -> None:
     tags[0x0112] = 6
     expected = centre(BASE.convert("L").transpose(Image.Transpose.ROTATE_270))
     assert np.array_equal(Transform(size=80, channels=1)(saved(deep, "PNG", exif=tags))[..., 0], expected)
+
+
+def test_a_key_colour_of_sixteen_bits_hides_no_other_grey() -> None:
+    deep = np.full((8, 8), 0x1234, np.uint16)
+    deep[:, 4:], deep[0, 0] = 0x1235, 0
+    picture = saved(Image.fromarray(deep), "PNG", transparency=0x1234)
+    transform = Transform(size=8, channels=1)
+    expected = np.where(deep == 0x1234, 255, deep >> 8)
+    assert np.array_equal(transform(picture)[..., 0], expected)
+    assert transform.open(picture).converted == ("transparent to #ffffff", "I;16 to L")
+    assert np.array_equal(transform.fit(transform.open(picture, shown=False).image)[..., 0], deep >> 8)
 
 
 def test_a_background_that_is_no_colour_is_refused() -> None:

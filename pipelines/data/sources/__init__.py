@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import itertools
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -35,6 +36,14 @@ class Sample(NamedTuple):
     label: int | None = None
 
 
+@dataclass(frozen=True)
+class Survey:
+    """What a source holds, as it was when it was looked at: its fingerprint and, if it is asked for, its index."""
+
+    fingerprint: str
+    index: Callable[[], pa.Table]
+
+
 class Source(Component):
     """A data set in somebody's format.
 
@@ -45,6 +54,11 @@ class Source(Component):
     def columns(self) -> tuple[str, ...]:
         """What the pictures of a sample are."""
         return ("image",)
+
+    @property
+    def choice(self) -> str:
+        """What is taken of the content, where options say so and the fingerprint does not; empty if it is all."""
+        return ""
 
     @property
     def side_by_side(self) -> bool:
@@ -77,9 +91,27 @@ class Source(Component):
             ConfigError: the source is not there.
         """
 
+    def survey(self) -> Survey:
+        """Fingerprint and index, for who wants both."""
+        return Survey(self.fingerprint(), self.index)
+
     @abstractmethod
     def describe(self) -> str:
         """The source in a few words, for manifests."""
+
+
+class SurveyedSource(Source):
+    """A source that takes long to look at, such as a million files: one look gives both index and fingerprint."""
+
+    @abstractmethod
+    def survey(self) -> Survey:
+        """Raises ConfigError as `index` and `fingerprint` do."""
+
+    def index(self) -> pa.Table:
+        return self.survey().index()
+
+    def fingerprint(self) -> str:
+        return self.survey().fingerprint
 
 
 class ArraySource(Source):

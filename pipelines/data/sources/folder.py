@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath
 
 import pyarrow as pa
@@ -13,10 +14,20 @@ from pipelines.data.formats import Entry
 from pipelines.data.formats.folders import in_folder
 from pipelines.data.formats.zips import in_zip, is_zip
 from pipelines.data.labels import DESCRIPTION, class_column, label_column, labels_in
-from pipelines.data.sources import Sample, Source, Uri, existing, files_of, fingerprint_files, samples_at, tabulate
+from pipelines.data.sources import (
+    Sample,
+    Survey,
+    SurveyedSource,
+    Uri,
+    existing,
+    fingerprint_files,
+    samples_at,
+    tabulate,
+)
+from pipelines.storage.location import Found, Location
 
 
-class Folder(Source):
+class Folder(SurveyedSource):
     """Every file below a folder, or in a zip, is a picture; what the first folders are called are its classes.
 
     Where StyleGAN's ``dataset.json`` lies beside them, it says their labels instead.
@@ -26,8 +37,18 @@ class Folder(Source):
     inside: str = Field("", description="only what lies in this folder of it")
     classes: bool = Field(True, description="whether the first folders are classes")
 
-    def index(self) -> pa.Table:
-        root, inside, found = existing(self.uri), self._inside, self.entries()
+    @property
+    def choice(self) -> str:
+        chosen = self.model_dump(exclude_defaults=True, exclude={"uri"})
+        return json.dumps(chosen) if chosen else ""
+
+    def survey(self) -> Survey:
+        root = existing(self.uri)
+        files, dead_links = ([root.describe()], []) if root.is_file() else root.tree()
+        return Survey(fingerprint_files(files), lambda: self._index(root, self._entries(root, files, dead_links)))
+
+    def _index(self, root: Location, found: list[Entry]) -> pa.Table:
+        inside = self._inside
         description = [entry for entry in found if entry.name == inside + DESCRIPTION]
         pictures = [entry for entry in found if entry not in description]
         table = tabulate(pictures)
@@ -41,10 +62,9 @@ class Folder(Source):
         classes = class_column(root, pictures, inside)
         return table if classes is None else table.append_column("class", classes)
 
-    def entries(self) -> list[Entry]:
+    def _entries(self, root: Location, files: Sequence[Found], dead_links: Sequence[str]) -> list[Entry]:
         """Where every picture lies. Raises ConfigError if there is none."""
-        root = existing(self.uri)
-        found = in_zip(root) if root.is_file() and is_zip(root) else in_folder(root)
+        found = in_zip(root) if root.is_file() and is_zip(root) else in_folder(root, files, dead_links)
         chosen = [entry for entry in found if entry.name.startswith(self._inside)]
         if not chosen:
             known = sorted({PurePosixPath(entry.name).parts[0] for entry in found})[:10]
@@ -58,9 +78,6 @@ class Folder(Source):
 
     def read(self, part: pa.Table) -> Iterator[Sample]:
         return samples_at(existing(self.uri), part)
-
-    def fingerprint(self) -> str:
-        return fingerprint_files(files_of(existing(self.uri)))
 
     def describe(self) -> str:
         return f"pictures in {existing(self.uri).name}{f'/{self.inside}' if self.inside else ''}"

@@ -9,13 +9,13 @@ import pyarrow as pa
 from pydantic import Field
 
 from pipelines.components import ConfigError
-from pipelines.data.sources import Sample, Source, Uri, existing, samples_at
+from pipelines.data.sources import Sample, Survey, SurveyedSource, Uri, existing, samples_at
 from pipelines.data.sources.folder import Folder
 
 _OTHER = "other "
 
 
-class Pairs(Source):
+class Pairs(SurveyedSource):
     """A left and a right half, or pictures of the same name in two folders; columns ``image`` and ``paired``."""
 
     uri: Uri = Field(description="folder or zip: of both side by side, or of the first")
@@ -32,11 +32,14 @@ class Pairs(Source):
     def side_by_side(self) -> bool:
         return self.other_uri is None
 
-    def index(self) -> pa.Table:
-        first = self._folder(self.uri).index()
-        if self.other_uri is None:
+    def survey(self) -> Survey:
+        found = [self._folder(uri).survey() for uri in (self.uri, self.other_uri) if uri is not None]
+        fingerprint = "/".join([*(one.fingerprint for one in found), self.inside])
+        return Survey(fingerprint, lambda: self._index(*(one.index() for one in found)))
+
+    def _index(self, first: pa.Table, others: pa.Table | None = None) -> pa.Table:
+        if self.other_uri is None or others is None:
             return first
-        others = self._folder(self.other_uri).index()
         here, there = _stems(self.uri, first), _stems(self.other_uri, others)
         if alone := sorted(here.keys() ^ there.keys()):
             missing = self.other_uri if alone[0] in here else self.uri
@@ -57,10 +60,6 @@ class Pairs(Source):
         partners = samples_at(existing(self.other_uri), pa.table(renamed))
         for sample, partner in zip(samples, partners, strict=True):
             yield Sample(sample.key, sample.pictures + partner.pictures)
-
-    def fingerprint(self) -> str:
-        uris = [uri for uri in (self.uri, self.other_uri) if uri is not None]
-        return "/".join([*(self._folder(uri).fingerprint() for uri in uris), self.inside])
 
     def describe(self) -> str:
         return f"pairs of {self._folder(self.uri).describe()}"

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Literal
 
 import pyarrow as pa
 
-from pipelines.data.sources import Sample, Source, Uri
+from pipelines.data.sources import Sample, Survey, SurveyedSource, Uri
 from pipelines.data.sources.folder import Folder
 
 
-class Unpaired(Source):
+class Unpaired(SurveyedSource):
     """One domain; each becomes a data set of its own, with an order of its own, however many pictures it has."""
 
     uri: Uri
@@ -22,14 +23,12 @@ class Unpaired(Source):
     def _folder(self) -> Folder:
         return Folder(uri=self.uri, inside=f"{self.split}{self.domain}", classes=False)
 
-    def index(self) -> pa.Table:
-        return self._folder.index()
+    def survey(self) -> Survey:
+        found = self._folder.survey()
+        return replace(found, fingerprint=f"{found.fingerprint}/{self._folder.inside}")
 
     def read(self, part: pa.Table) -> Iterator[Sample]:
         return self._folder.read(part)
-
-    def fingerprint(self) -> str:
-        return f"{self._folder.fingerprint()}/{self._folder.inside}"
 
     def describe(self) -> str:
         return self._folder.describe()

@@ -17,8 +17,7 @@ from pipelines.data.ingest import Report, Tasks, here, ingest
 from pipelines.data.plan import LANES, Options
 from pipelines.data.ray_tasks import on_ray
 from pipelines.data.shard_writer import Part, Work
-from pipelines.data.shards import DamagedShardError, Manifest, read_manifest
-from pipelines.loading.blocks import Blocks
+from pipelines.data.shards import DamagedShardError, Manifest, count_labels, read_manifest
 from pipelines.loading.shuffle_windows import least_bytes
 from pipelines.storage.location import Location, join
 from service.configuration.config import DataSet, Run, storage_root
@@ -82,7 +81,7 @@ def prepare(run: Run, console: Console, readers: int = 1) -> tuple[str, Manifest
     except FileNotFoundError as error:
         if run.data.version is not None:
             raise ConfigError(f"data.version: {error}") from error
-        manifest = write(run, console)
+        manifest = write(run, console, folder=folder)
     except DamagedShardError as error:
         raise ConfigError(f"data.shards: {error}") from error
     except OSError as error:
@@ -99,19 +98,23 @@ def folder_of(run: Run) -> str:
     if run.data.shards:
         return storage_root(run.data.shards)
     described = f"{run.data.source.fingerprint()}/{run.data.transform.model_dump_json()}/{run.data.stored}"
+    described += run.data.source.choice
     if run.data.lanes != LANES:
         described += f"/{run.data.lanes}"
     digest = hashlib.blake2b(described.encode(), digest_size=6).hexdigest()
     return join(storage_root(run.storage), f"shards/{type(run.data.source).__name__.lower()}-{digest}")
 
 
-def write(run: Run, console: Console, append: bool = False) -> Manifest:
+def write(run: Run, console: Console, append: bool = False, folder: str | None = None) -> Manifest:
     """Ingest the run's source, in parallel if it is large, with progress on the console.
+
+    Args:
+        folder: where to, if that is known [default: the run's].
 
     Raises:
         ConfigError: as `ingest` does.
     """
-    location = Location.of(folder_of(run))
+    location = Location.of(folder or folder_of(run))
     data = run.data
     options = Options(stored=data.stored, append=append, skip_limit=data.skip_limit, lanes=data.lanes)
     try:
@@ -158,15 +161,21 @@ def _check(run: Run, manifest: Manifest, location: Location, readers: int) -> No
 
 
 def _check_labels(run: Run, manifest: Manifest, location: Location) -> None:
-    """Look at a first block, so that a data set without labels is found before Ray starts."""
+    """Raise ConfigError if a sample has no label, or one that the task does not know."""
     if not run.task.labels:
         return
-    block = Blocks(location, manifest).open(0)
-    lowest, highest = int(block.labels.min()), int(block.labels.max())
-    block.close()
-    if lowest < 0 or highest >= run.task.labels:
-        found = "has samples without a label" if lowest < 0 else f"has label {highest}"
-        raise ConfigError(f"task {name_of(run.task)}: wants labels 0 to {run.task.labels - 1}, and {location} {found}")
+    try:
+        labels = count_labels(location, manifest)
+    except DamagedShardError as error:
+        if run.data.damaged == "stop":
+            raise ConfigError(f"data.shards: {error}") from error
+        return  # Replicas look at the labels of what they read.
+    missing = manifest.rows - labels.rows
+    if missing or labels.highest >= run.task.labels:
+        found = f"{missing:,} of {manifest.rows:,} samples without a label" if missing else f"label {labels.highest}"
+        raise ConfigError(
+            f"task {name_of(run.task)}: wants labels 0 to {run.task.labels - 1}, and {location} has {found}"
+        )
 
 
 @contextmanager
