@@ -35,6 +35,7 @@ examples:
   selfgan generate --model models:/MODEL/1 --n 16 --out walk.gif
   selfgan generate --model models:/MODEL/1 --label 3 --out threes.png
   selfgan generate --model models:/MODEL/1 --label cat --out cats.png
+  selfgan generate --model models:/MODEL/1 --label Smiling,Young --out faces.png
   selfgan generate --model models:/MODEL/1 --truncation 0.7 --out usual.png
   selfgan generate --model models:/MODEL/1 --images photos/ --out translated/
 """
@@ -60,7 +61,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     )
     parser.add_argument("--n", type=int, default=64, help="how many images [%(default)s]")
     parser.add_argument("--seed", type=int, default=0, help="of the images [%(default)s]")
-    parser.add_argument("--label", help="class of all images, by name or number [default: every class in turn]")
+    parser.add_argument("--label", help="class or attributes of all images, by name or number [default: each in turn]")
     parser.add_argument(
         "--truncation", type=float, help="draw latents beyond it again: more usual images, more alike [default: none]"
     )

@@ -98,8 +98,8 @@ class Generator:
         """`n` images, (n, C, H, W) uint8, that depend on seed, label and truncation alone.
 
         Args:
-            label: of all of them, as a number, or by the name of its class; None takes every one in turn, where there
-                are any.
+            label: of all of them, as a number, or by the name of its class; where images have several, some of them,
+                with commas in between. None takes every one in turn, where there are any.
             truncation: how far from 0 latents may lie; the lower, the more usual images are, and the more alike.
 
         Raises:
@@ -193,15 +193,20 @@ class Generator:
         if not self.task.chosen:
             raise GeneratorError("label: this model was trained without classes")
         kinds = self._drawn(1, seed, None)[self.task.chosen].shape[1]
-        number = self._number_of(label, kinds) if isinstance(label, str) else label
-        if not 0 <= number < kinds:
-            raise GeneratorError(f"label: {number} is none of this model's, 0 to {kinds - 1}")
+        numbers = self._numbers_of(label, kinds) if isinstance(label, str) else [label]
+        if wrong := [number for number in numbers if not 0 <= number < kinds]:
+            raise GeneratorError(f"label: {wrong[0]} is none of this model's, 0 to {kinds - 1}")
         self._check_count(n, kinds)
         # As many latents as images, instead of one for each class in turn.
         examples = {name: values[::kinds] for name, values in self._drawn(n * kinds, seed, truncation).items()}
         chosen = torch.zeros_like(examples[self.task.chosen])
-        chosen[:, number] = 1
+        chosen[:, numbers] = 1
         return {**examples, self.task.chosen: chosen}
+
+    def _numbers_of(self, label: str, kinds: int) -> list[int]:
+        """The labels that words stand for: one or, where images have several, any number of them."""
+        words = label.split(",") if self.task.several and label not in self.classes else [label]
+        return [self._number_of(word.strip(), kinds) for word in words if word or not self.task.several]
 
     def _number_of(self, label: str, kinds: int) -> int:
         """The label that a word stands for. A class may be called by a number, which then is no other's label."""

@@ -78,6 +78,14 @@ def pairs(folder: Path, count: int = 24, side: int = 32) -> Pairs:
     return Pairs(uri=str(folder))
 
 
+class ToldDigits(Digits):
+    """The digits, each with four attributes: the bits of its number."""
+
+    def arrays(self) -> tuple[Images, NDArray[np.integer]]:
+        pictures, labels = super().arrays()
+        return pictures, labels[:, None] >> np.arange(4) & 1
+
+
 class FewKinds(Digits):
     """The bundled digits, by what is left of them after a division."""
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 import pyarrow as pa
 
 from pipelines.components import ConfigError
+from pipelines.data.attributes import attribute_names
 from pipelines.data.images import Transform
 from pipelines.data.plan import Options, Plan, with_labels, without_duplicates
 from pipelines.data.shard_writer import Part, Skipped, Work, write_shard
@@ -80,18 +81,16 @@ def _write(
 ) -> Manifest:
     kept, duplicates = without_duplicates(index(), read_keys(plan.target, before))
     limit = _Limit(plan.options.skip_limit, len(kept) + duplicates.count, plan.source)
-    if before and before.classes and len(kept) and "class" not in kept.column_names:
-        raise ConfigError(
-            f"data.shards: {plan.target} has the classes {', '.join(before.classes[:10])}, and what is to be added "
-            "says none, or numbers; put it into folders of these names, or ingest all into a new folder"
-        )
+    if before and len(kept):
+        _check_labels(before, kept, plan.target)
+    several = bool(attribute_names(kept))
     kept, classes = with_labels(kept, before.classes if before else ())
     block_rows = before.block_rows if before else plan.block_rows(kept)
     found = {"duplicate": duplicates} if duplicates.count else {}
     twice = Part(name="", shard=None, samples=0, skipped=found, converted={}, labels=Labels())
     limit.count(twice)
     parts = [twice, *_do(list(plan.works(kept, block_rows)), plan.target, tasks, report, limit)]
-    manifest = _manifest(plan, parts, before, classes, block_rows)
+    manifest = _manifest(plan, parts, before, classes, several, block_rows)
     if plan.source.fingerprint() != plan.fingerprint:
         raise ConfigError(f"{plan.source.describe()} changed while it was being read; ingest it again")
     _publish(manifest, _summed(parts), plan)
@@ -99,7 +98,7 @@ def _write(
 
 
 def _manifest(
-    plan: Plan, parts: list[Part], before: Manifest | None, classes: tuple[str, ...], block_rows: int
+    plan: Plan, parts: list[Part], before: Manifest | None, classes: tuple[str, ...], several: bool, block_rows: int
 ) -> Manifest:
     """The new version, which shares everything of the one before."""
     shards = tuple(part.shard for part in parts if part.shard)
@@ -118,6 +117,7 @@ def _manifest(
         shown=plan.shown,
         columns=plan.source.columns,
         classes=classes,
+        several=several,
         labels=_all_labels([before.labels if before else Labels(), *(part.labels for part in parts)]),
         lanes=before.lanes if before else min(plan.options.lanes, rows),
         block_rows=block_rows,
@@ -155,6 +155,22 @@ def _check_alike(before: Manifest, plan: Plan) -> None:
         raise ConfigError(
             f"data.shards: {plan.target} has (stored, columns, transform) = {(*there, before.transform)}; "
             f"{(*new, transform)} cannot be appended to it"
+        )
+
+
+def _check_labels(before: Manifest, added: pa.Table, target: Location) -> None:
+    """Raise ConfigError if what is to be appended says other things of its pictures than what is there."""
+    attributes, there = attribute_names(added), ", ".join(before.classes[:10])
+    if before.several or attributes:
+        if not before.several or attributes != before.classes:
+            raise ConfigError(
+                f"data.shards: {target} has {f'the attributes {there}' if before.several else 'no attributes'}, and "
+                f"what is to be added has {', '.join(attributes[:10]) or 'none'}; ingest all into a new folder"
+            )
+    elif before.classes and "class" not in added.column_names:
+        raise ConfigError(
+            f"data.shards: {target} has the classes {there}, and what is to be added says none, or numbers; put it "
+            "into folders of these names, or ingest all into a new folder"
         )
 
 

@@ -20,12 +20,13 @@ def table(manifest: Manifest, folder: Location) -> Table:
     shown = Table(title=f"{folder}, version {manifest.version}", show_header=False, title_justify="left")
     shown.add_column(style="bold")
     shown.add_column(overflow="fold")
+    more = " ..." if len(manifest.classes) > 20 else ""
     shape = "x".join(map(str, manifest.shape)) if manifest.shape else "as the source has them"
     rows = {
         "sources": "\n".join(manifest.sources),
         "images": f"{manifest.rows:,}, {manifest.stored}, {shape}",
         "columns": ", ".join(f"{name} ({kind})" for name, kind in manifest.fields.items()),
-        "classes": ", ".join(manifest.classes[:20]) + (" ..." if len(manifest.classes) > 20 else ""),
+        "attributes" if manifest.several else "classes": ", ".join(manifest.classes[:20]) + more,
         "labels": _labels(manifest),
         "transform": ", ".join(f"{key}={_plain(value)}" for key, value in (manifest.transform or {}).items()),
         "shards": f"{len(manifest.shards):,}, {manifest.bytes / 1e6:,.1f} MB",
@@ -47,7 +48,7 @@ def _plain(value: Described) -> str:
 
 
 def _labels(manifest: Manifest) -> str:
-    if manifest.labels is None or not manifest.labels.rows:
+    if manifest.labels is None or not manifest.labels.rows or manifest.several:
         return ""
     some = "" if manifest.labels.rows == manifest.rows else f", of {manifest.labels.rows:,} of the images"
     return f"0 to {manifest.labels.highest:,}{some}"

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import PurePosixPath
+from typing import Any
 
 import pyarrow as pa
 
 from pipelines.components import ConfigError
+from pipelines.data.attributes import struct_of
 from pipelines.data.formats import Entry
 from pipelines.data.formats.contents import contents
 from pipelines.storage.location import Location
@@ -21,14 +23,14 @@ _SPLITS = frozenset(
 )
 
 
-def labels_in(root: Location, description: pa.Table) -> Mapping[str, int] | None:
-    """By picture, the label that StyleGAN's description gives it; None if it gives none.
+def labels_in(root: Location, description: pa.Table) -> Mapping[str, int | list[int]] | None:
+    """By picture, the label that StyleGAN's description gives it, or 0 or 1 for each of several; None if it says none.
 
     Args:
         description: where it lies, as a table of one entry.
 
     Raises:
-        ConfigError: it is another kind of file, or gives several labels to a picture.
+        ConfigError: it is another kind of file, or gives other labels.
     """
     (content,) = contents(root, description)
     try:
@@ -36,13 +38,22 @@ def labels_in(root: Location, description: pa.Table) -> Mapping[str, int] | None
         labels = None if found is None else {str(name): label for name, label in found}
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise _refused(root, "is none of StyleGAN's") from error
-    if labels is not None and not all(type(label) is int and 0 <= label < 2**31 for label in labels.values()):
-        raise _refused(root, "gives labels that are no whole numbers, or several to a picture")
-    return labels
+    if labels is None or all(type(label) is int and 0 <= label < 2**31 for label in labels.values()):
+        return labels
+    if not _are_vectors(list(labels.values())):
+        raise _refused(root, "gives labels that are neither whole numbers nor lists of 0 and 1, all of one length")
+    return {name: list(map(int, label)) for name, label in labels.items()}
 
 
-def label_column(root: Location, names: list[str], inside: str, labels: Mapping[str, int]) -> pa.Array:
+def _are_vectors(labels: list[Any]) -> bool:
+    lengths = {len(label) if isinstance(label, list) else 0 for label in labels}
+    return len(lengths) == 1 and 0 not in lengths and all(value in (0, 1) for label in labels for value in label)
+
+
+def label_column(root: Location, names: list[str], inside: str, labels: Mapping[str, int | list[int]]) -> pa.Array:
     """The labels of pictures by their names, which the description gives below the folder `inside`.
+
+    Several to each are attributes (`pipelines.data.attributes`), which are called by their numbers.
 
     Raises:
         ConfigError: it gives one of them none.
@@ -50,7 +61,10 @@ def label_column(root: Location, names: list[str], inside: str, labels: Mapping[
     below = [name.removeprefix(inside) for name in names]
     if missing := [name for name in below if name not in labels]:
         raise _refused(root, f"gives {len(missing):,} pictures no label, such as {missing[0]}")
-    return pa.array([labels[name] for name in below], pa.int64())
+    chosen = [labels[name] for name in below]
+    if vectors := [label for label in chosen if isinstance(label, list)]:
+        return struct_of(list(map(str, range(len(vectors[0])))), vectors)
+    return pa.array(chosen, pa.int64())
 
 
 def class_column(root: Location, entries: list[Entry], inside: str) -> pa.Array | None:

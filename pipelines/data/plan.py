@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.data.attributes import COLUMN, attribute_names, lists_of
 from pipelines.data.images import Transform
 from pipelines.data.shard_writer import EXAMPLES, Skipped, Work
 from pipelines.data.shards import Stored
@@ -73,9 +74,12 @@ class Plan:
         """Names what is read, as it was found, and everything that the result depends on."""
         # Ingests of the time when pictures were taken as they lie had no such option.
         unnamed = set[str]() if self.shown else {"background"}
+        source = self.source.model_dump()
+        if source.get("attributes", "") is None:  # There was no such option then, either.
+            del source["attributes"]
         described = [
             type(self.source).__name__,
-            self.source.model_dump(),
+            source,
             self.fingerprint,
             self.transform.model_dump(exclude=unnamed),
             self.options.stored,
@@ -136,7 +140,12 @@ def without_duplicates(index: pa.Table, known: pa.ChunkedArray) -> tuple[pa.Tabl
 
 
 def with_labels(index: pa.Table, known: tuple[str, ...]) -> tuple[pa.Table, tuple[str, ...]]:
-    """Number the classes: those that are known stay as they are, new ones follow by name, 2 before 10."""
+    """Number the classes: those that are known stay as they are, new ones follow by name, 2 before 10.
+
+    Attributes stay in their order.
+    """
+    if names := attribute_names(index):
+        return index.append_column("label", lists_of(index.column(COLUMN))).drop_columns(COLUMN), names
     if "class" not in index.column_names:
         return index, known
     names = index.column("class")

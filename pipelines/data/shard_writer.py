@@ -14,7 +14,7 @@ from PIL import Image
 from pydantic import BaseModel
 
 from pipelines.data.images import BadPictureError, Transform, halves
-from pipelines.data.shards import NO_LABEL, Images, Labels, Shard, Stored, encode
+from pipelines.data.shards import NO_LABEL, Images, Label, Labels, Shard, Stored, encode
 from pipelines.data.sources import Sample, Source
 from pipelines.storage.location import Location
 
@@ -70,7 +70,7 @@ class Part(BaseModel):
 
 class _Row(NamedTuple):
     pictures: tuple[Images | bytes, ...]
-    label: int | None
+    label: Label | None
     key: str
 
 
@@ -136,7 +136,8 @@ def _prepare(sample: Sample, work: Work, converted: Counter[str]) -> tuple[Image
 
 def _counted(rows: list[_Row]) -> Labels:
     known = [row.label for row in rows if row.label is not None]
-    return Labels(rows=len(known), highest=max(known, default=NO_LABEL))
+    highest = (label if isinstance(label, int) else max(label) for label in known)
+    return Labels(rows=len(known), highest=max(highest, default=NO_LABEL))
 
 
 def _as_png(image: Image.Image) -> bytes:

@@ -29,6 +29,8 @@ Images = NDArray[np.uint8]
 Stored = Literal["decoded", "encoded"]
 #: What a manifest may say of a transform's option.
 Described = str | int | tuple[int, int]
+#: Of a sample: a number, or several: 0 or 1 for each.
+Label = int | Sequence[int]
 #: Stands for the label of what has none.
 NO_LABEL = -1
 _MANIFEST = re.compile(r"manifest-(\d{5})\.json")
@@ -57,7 +59,7 @@ class Shard(BaseModel):
 
 
 class Labels(BaseModel):
-    """How many rows have a label, and the highest of them."""
+    """How many rows have a label, and the highest number in them."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -79,6 +81,7 @@ class Manifest(BaseModel):
         shape: of decoded images, (height, width, channels).
         columns: of pictures: ``image``, and ``paired`` where the source has pairs.
         classes: what the labels stand for, where the source says so.
+        several: whether a row has several labels: 0 or 1 for each of the classes, its attributes.
         labels: how many there are; None in data sets of a time before they were counted, see `count_labels`.
         lanes: how many streams the rows are dealt into; see `pipelines.loading.order`.
         block_rows: rows of every block but a shard's last.
@@ -98,6 +101,7 @@ class Manifest(BaseModel):
     shape: tuple[int, int, int] | None
     columns: tuple[str, ...] = ("image",)
     classes: tuple[str, ...] = ()
+    several: bool = False
     labels: Labels | None = None
     lanes: int
     block_rows: int
@@ -120,7 +124,7 @@ class Manifest(BaseModel):
 
     @property
     def arrow(self) -> pa.Schema:
-        return schema(self.columns, self.shape)
+        return schema(self.columns, self.shape, len(self.classes) if self.several else None)
 
     @computed_field  # type: ignore[prop-decorator]
     @property
@@ -207,11 +211,17 @@ def _read_column(folder: Location, manifest: Manifest, name: str) -> pa.ChunkedA
     return pa.chunked_array(chunks, manifest.arrow.field(place).type)
 
 
-def schema(columns: Sequence[str], shape: tuple[int, int, int] | None) -> pa.Schema:
-    """The columns of every shard; `shape` None is for pictures that are stored encoded."""
+def schema(columns: Sequence[str], shape: tuple[int, int, int] | None, several: int | None = None) -> pa.Schema:
+    """The columns of every shard.
+
+    Args:
+        shape: of decoded pictures; None if they are stored encoded.
+        several: how many labels a row has; None if it has one.
+    """
+    label = pa.int64() if several is None else pa.list_(pa.uint8(), several)
     picture = pa.binary() if shape is None else pa.fixed_shape_tensor(pa.uint8(), shape)
     pictures = [pa.field(name, picture) for name in columns]
-    return pa.schema([*pictures, pa.field("label", pa.int64()), pa.field("key", pa.string())])
+    return pa.schema([*pictures, pa.field("label", label), pa.field("key", pa.string())])
 
 
 class Encoded(NamedTuple):
@@ -224,21 +234,21 @@ class Encoded(NamedTuple):
 
 def encode(
     pictures: Mapping[str, Sequence[Images] | Sequence[bytes]],
-    labels: Sequence[int | None],
+    labels: Sequence[Label | None],
     keys: Sequence[str],
     block_rows: int,
 ) -> Encoded:
     """Pictures (by column), labels and keys, all of the same length, -> a shard."""
     decoded = not isinstance(next(iter(pictures.values()))[0], bytes)
     shape = np.shape(next(iter(pictures.values()))[0]) if decoded else None
-    arrow = schema(tuple(pictures), shape)
+    arrow = schema(tuple(pictures), shape, next((len(one) for one in labels if isinstance(one, Sequence)), None))
     sink = pa.BufferOutputStream()
     offsets = [0]
     with pa.ipc.new_file(sink, arrow) as writer:
         for start in range(0, len(keys), block_rows):
             part = slice(start, start + block_rows)
             columns = [_column(values[part]) for values in pictures.values()]
-            columns += [pa.array(labels[part], pa.int64()), pa.array(keys[part], pa.string())]
+            columns += [pa.array(labels[part], arrow.field("label").type), pa.array(keys[part], pa.string())]
             batch = pa.record_batch(columns, arrow)
             writer.write_batch(batch)
             if start == 0:  # The file's own beginning is written together with the first block.
@@ -272,10 +282,14 @@ def pixels(rows: pa.RecordBatch, column: str) -> Images:
 
 
 def labels(rows: pa.RecordBatch) -> NDArray[np.int64]:
-    """The labels, NO_LABEL where there is none."""
+    """The labels, (rows,), or 0 or 1 for each of several, (rows, A); NO_LABEL where there is none."""
     column = rows.column("label")
-    valid, values = column.buffers()  # Arrow's own ways to numpy import pandas into every replica.
-    found = np.frombuffer(values, np.int64, len(column)).copy()
+    valid, *_, values = column.buffers()  # Arrow's own ways to numpy import pandas into every replica.
+    if pa.types.is_fixed_size_list(column.type):
+        several = column.type.list_size
+        found = np.frombuffer(values, np.uint8, several * len(column)).reshape(-1, several).astype(np.int64)
+    else:
+        found = np.frombuffer(values, np.int64, len(column)).copy()
     if column.null_count:
         found[np.unpackbits(np.frombuffer(valid, np.uint8), count=len(column), bitorder="little") == 0] = NO_LABEL
     return found

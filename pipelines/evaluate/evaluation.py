@@ -242,11 +242,9 @@ def features_of(work: Work) -> Features:
 
 def _images(side: Side, run: Run, work: Work) -> Iterator[Tensor]:
     """(N, C, H, W) uint8, batch by batch."""
-    if side.generator is not None and not run.task.translates:
-        batch = GlobalBatch(work.size, 1, run.evaluation.seed, OneReplica(), torch.device("cpu"), side.generator.dtype)
+    if side.generator is not None and not (run.task.translates or run.task.several):
         for number in work.batches:
-            batch.start(number, 0, work.size)
-            yield side.generator.images(run.task.draw(side.generator.network, batch))
+            yield side.generator.images(_drawn(run, side.generator, number, work.size))
         return
     seeds = [run.order_seed(at) + run.evaluation.seed for at in range(len(side.data))]
     loaders = [
@@ -258,8 +256,13 @@ def _images(side: Side, run: Run, work: Work) -> Iterator[Tensor]:
             first, *others = [loader.batch(number) for loader in loaders]
             if side.generator is None:
                 yield _real(run, first, others)
+                continue
+            real, generator = _floats(side.generator, first, others), side.generator
+            if run.task.translates:
+                count, cpu = len(first.images), torch.device("cpu")
+                yield generator.images(run.task.examples(generator.network, run.evaluation.seed, count, cpu, real))
             else:
-                yield _translated(run, side.generator, first, others)
+                yield generator.images(run.task.told(_drawn(run, generator, number, work.size), real))
     finally:
         for loader in loaders:
             loader.close()
@@ -270,11 +273,18 @@ def _real(run: Run, first: LocalBatch, others: Sequence[LocalBatch]) -> Tensor:
     return run.task.target(Samples(first.images, first.labels, first.paired, tuple(other.images for other in others)))
 
 
-def _translated(run: Run, generator: Generator, first: LocalBatch, others: Sequence[LocalBatch]) -> Tensor:
+def _drawn(run: Run, generator: Generator, number: int, size: int) -> dict[str, Tensor]:
+    """The noise of a batch."""
+    batch = GlobalBatch(size, 1, run.evaluation.seed, OneReplica(), torch.device("cpu"), generator.dtype)
+    batch.start(number, 0, size)
+    return run.task.draw(generator.network, batch)
+
+
+def _floats(generator: Generator, first: LocalBatch, others: Sequence[LocalBatch]) -> Samples:
+    """Real samples, as networks see them."""
+
     def floats(images: Tensor) -> Tensor:
         return to_model(images, generator.dtype)
 
     paired = None if first.paired is None else floats(first.paired)
-    real = Samples(floats(first.images), first.labels, paired, tuple(floats(other.images) for other in others))
-    count, cpu = len(first.images), torch.device("cpu")
-    return generator.images(run.task.examples(generator.network, run.evaluation.seed, count, cpu, real))
+    return Samples(floats(first.images), first.labels, paired, tuple(floats(other.images) for other in others))

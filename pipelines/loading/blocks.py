@@ -32,7 +32,7 @@ class Block(NamedTuple):
 
     Attributes:
         pictures: by column: decoded, (rows, H, W, C), or encoded.
-        labels: NO_LABEL where there is none.
+        labels: (rows,), or (rows, A) where rows have several; NO_LABEL where there is none.
         close: gives the memory back.
     """
 

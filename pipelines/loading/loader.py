@@ -34,7 +34,7 @@ class LocalBatch(NamedTuple):
         first_row: of the global batch, where the part starts.
         images: (N, C, H, W), uint8.
         paired: the images' partners, likewise, if the data set has pairs.
-        labels: (N,), int64, NO_LABEL where there is none.
+        labels: (N,), or (N, A), of 0 and 1, where samples have several; int64, NO_LABEL where there is none.
         cells: how many of the rows are of each of the replica's cells.
     """
 
@@ -256,7 +256,8 @@ class Loader:
         return self._reading.memory_bytes - batches - passing_bytes(max(self._blocks.bytes), self.manifest.rows)
 
     def _assemble(self, first_row: int, places: list[_Place]) -> LocalBatch:
-        labels = np.array([block.labels[row] for block, row in places], dtype=np.int64)
+        of_one = (len(self.manifest.classes),) if self.manifest.several else ()
+        labels = np.array([block.labels[row] for block, row in places], np.int64).reshape(len(places), *of_one)
         images, *others = [self._pictures(places, name) for name in self.manifest.columns]
         return LocalBatch(first_row, images, others[0] if others else None, torch.from_numpy(labels))
 

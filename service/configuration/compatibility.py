@@ -227,7 +227,8 @@ def _outputs(run: Run, critics: nn.ModuleDict) -> dict[str, int]:
     device = "cpu" if small else "meta"
     with _WithoutFirstWeights(), torch.device(device):
         images = torch.empty(2, *run.image)
-        seen = run.task.seen(Samples(images, torch.zeros(2, dtype=torch.int64), images, (images,)))
+        labels = torch.zeros((2, run.task.labels) if run.task.several else 2, dtype=torch.int64)
+        seen = run.task.seen(Samples(images, labels, images, (images,)))
         if small:  # `to_empty` would ask for the likes of tensors on the meta device, which imports the compiler too.
             critics._apply(lambda values: torch.empty(values.shape, dtype=values.dtype, device=device))
         for regularizer in run.regularizers:

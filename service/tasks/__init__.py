@@ -22,7 +22,7 @@ class Samples(NamedTuple):
 
     Attributes:
         images: (N, C, H, W) in [-1, 1].
-        labels: (N,) int64, negative where there is none.
+        labels: (N,) int64, negative where there is none; of several to an image (N, A), of 0 and 1.
         paired: the images' partners, likewise, if the data set has pairs.
         others: images of the further domains of the data, likewise.
     """
@@ -93,6 +93,8 @@ class Task(Component):
     translates: ClassVar[bool] = False
     #: Which of the examples holds the class, one-hot, that a user may choose; none, if it is empty.
     chosen: ClassVar[str] = ""
+    #: Whether an image has several labels, of which a user may choose some; examples are then of real samples' labels.
+    several: ClassVar[bool] = False
     #: How many data sets it takes, each of one domain.
     data_sets: ClassVar[int] = 1
     #: How many generated images each critic's fakes are drawn of; 0 shows them as they come.
@@ -109,7 +111,7 @@ class Task(Component):
 
     @property
     def labels(self) -> int:
-        """How many labels the data set must have, 0 .. labels - 1; none, if it is 0."""
+        """How many labels the data set must have, 0 .. labels - 1, or 0 or 1 for each; none, if it is 0."""
         return 0
 
     @abstractmethod
@@ -127,6 +129,10 @@ class Task(Component):
     @abstractmethod
     def draw(self, network: Network, batch: GlobalBatch) -> dict[str, Tensor]:
         """The noise of the batch's present rows, by name."""
+
+    def told(self, draw: Mapping[str, Tensor], real: Samples) -> Mapping[str, Tensor]:
+        """What `images` takes: noise and, where images have several labels, those of real samples."""
+        return draw
 
     @abstractmethod
     def make(self, generator: nn.Module, draw: Mapping[str, Tensor], real: Samples) -> Made:

@@ -33,16 +33,10 @@ class Conditional(Task):
         latent_network(network).check(image)
 
     def generator(self, network: Network, image: ImageShape) -> nn.Module:
-        latents = latent_network(network)
-        if isinstance(latents, ClassNetwork):
-            return latents.class_generator(image, latents.latent_dim, self.classes)
-        return latents.generator(image, latents.latent_dim + self.classes)
+        return told_generator(network, image, self.classes)
 
     def critic(self, network: Network, image: ImageShape) -> nn.Module:
-        if isinstance(network, ClassNetwork):
-            return network.class_critic(image, self.classes)
-        told = network.critic(image._replace(channels=image.channels + 1))
-        return _ToldCritic(told, self.classes, image)
+        return told_critic(network, image, self.classes)
 
     def draw(self, network: Network, batch: GlobalBatch) -> dict[str, Tensor]:
         classes = (batch.uniform("classes", 1)[:, 0] * self.classes).long()
@@ -73,6 +67,21 @@ class Conditional(Task):
     def images(self, generator: nn.Module, examples: Mapping[str, Tensor]) -> Tensor:
         made: Tensor = generator(torch.cat([examples["latents"], examples["classes"]], 1))
         return made
+
+
+def told_generator(network: Network, image: ImageShape, classes: int) -> nn.Module:
+    """A generator of latents, and of 0 or 1 for each class."""
+    latents = latent_network(network)
+    if isinstance(latents, ClassNetwork):
+        return latents.class_generator(image, latents.latent_dim, classes)
+    return latents.generator(image, latents.latent_dim + classes)
+
+
+def told_critic(network: Network, image: ImageShape, classes: int) -> nn.Module:
+    """A critic of images, and of 0 or 1 for each class."""
+    if isinstance(network, ClassNetwork):
+        return network.class_critic(image, classes)
+    return _ToldCritic(network.critic(image._replace(channels=image.channels + 1)), classes, image)
 
 
 class _ToldCritic(nn.Module):

@@ -71,10 +71,10 @@ class InfoCycle(Task):
             "identity": self.identity_weight * distance(same, images),
             "cycle": self.cycle_weight * distance(back, images),
         }
-        return Made({"image": View(carried, kinds=there)}, terms)
+        return Made({"image": View(carried, kinds=self._kinds(there))}, terms)
 
     def seen(self, real: Samples) -> Mapping[str, View]:
-        return {"image": View(real.images, kinds=one_hot(real.labels, self.domains, real.images.dtype))}
+        return {"image": View(real.images, kinds=self._kinds(self._here(real)))}
 
     def head_terms(
         self, on_fake: Tensor, on_real: Tensor | None, draw: Mapping[str, Tensor], real: Samples
@@ -82,12 +82,12 @@ class InfoCycle(Task):
         domain, codes = on_fake.split([self.domains, self.codes], 1)
         _, there = self._domains(draw, real)
         found = {
-            "domain": self.domain_weight * F.cross_entropy(domain, there, reduction="none"),
+            "domain": self.domain_weight * self._domain_loss(domain, there),
             "codes": self.codes_weight * distance(torch.tanh(codes), draw["codes"]),
         }
         if on_real is not None:
             said = on_real[:, : self.domains]
-            found["label"] = self.label_weight * F.cross_entropy(said, real.labels, reduction="none")
+            found["label"] = self.label_weight * self._label_loss(said, real.labels)
         return found
 
     def examples(
@@ -95,11 +95,9 @@ class InfoCycle(Task):
     ) -> dict[str, Tensor]:
         """Each source in turn, carried to the domain after its own."""
         assert real is not None
-        codes = randomness.uniform(
-            randomness.key_of(seed, "example codes"), 0, torch.arange(len(real.images), device=device), self.codes
-        )
         there = one_hot((real.labels + 1) % self.domains, self.domains, real.images.dtype)
-        return {"source": real.images, "domain": there, "codes": 2 * codes - 1}
+        codes = self._example_codes(seed, len(real.images), device)
+        return {"source": real.images, "domain": there, "codes": codes}
 
     def translation(self, source: Tensor) -> dict[str, Tensor]:
         """Every source in every domain: all of them in the first, then all in the next."""
@@ -118,11 +116,30 @@ class InfoCycle(Task):
         """The source, and where it was carried to, side by side."""
         return torch.cat([examples["source"], made], 3)
 
+    def _example_codes(self, seed: int, count: int, device: torch.device) -> Tensor:
+        rows = torch.arange(count, device=device)
+        return 2 * randomness.uniform(randomness.key_of(seed, "example codes"), 0, rows, self.codes) - 1
+
+    def _here(self, real: Samples) -> Tensor:
+        """(N, domains), 0 or 1: where images come from."""
+        return one_hot(real.labels, self.domains, real.images.dtype)
+
+    def _kinds(self, domains: Tensor) -> Tensor | None:
+        """Which samples may be compared: those of a domain."""
+        return domains
+
+    def _label_loss(self, said: Tensor, labels: Tensor) -> Tensor:
+        """(N,), of what critics say of real samples' labels."""
+        return F.cross_entropy(said, labels, reduction="none")
+
+    def _domain_loss(self, said: Tensor, domains: Tensor) -> Tensor:
+        """(N,), likewise, of the domains that images were carried to."""
+        return F.cross_entropy(said, domains, reduction="none")
+
     def _domains(self, draw: Mapping[str, Tensor], real: Samples) -> tuple[Tensor, Tensor]:
-        """(N, domains), one-hot: where images come from, and where they are carried to: somewhere else."""
-        here, there = real.labels, (real.labels + draw["shift"]) % self.domains
-        dtype = real.images.dtype
-        return one_hot(here, self.domains, dtype), one_hot(there, self.domains, dtype)
+        """Where images come from, and where they are carried to, which is somewhere else."""
+        there = (real.labels + draw["shift"]) % self.domains
+        return self._here(real), one_hot(there, self.domains, real.images.dtype)
 
 
 class _Carrier(nn.Module):

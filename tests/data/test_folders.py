@@ -6,6 +6,7 @@ import os
 import struct
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,10 +28,10 @@ def ingested(source: Path, **options: object) -> tuple[Location, Manifest]:
     return place, ingest(Folder(uri=str(source), **options), SMALL, place, ALL_MAY_FAIL)
 
 
-def named_labels(source: Path, **options: object) -> dict[str, int]:
+def named_labels(source: Path, **options: object) -> dict[str, Any]:
     """By key, the labels of an ingested source."""
     place, manifest = ingested(source, **options)
-    blocks, found = Blocks(place, manifest), list[int]()
+    blocks, found = Blocks(place, manifest), list[Any]()
     for number in range(len(blocks)):
         block = blocks.open(number)
         found += block.labels.tolist()
@@ -143,12 +144,19 @@ def test_without_labels_in_it_numbered_folders_are_no_classes(tmp_path: Path) ->
     assert set(named_labels(described(None, True, tmp_path)).values()) == {-1}
 
 
+NEITHER = "gives labels that are neither whole numbers nor lists of 0 and 1, all of one length"
+
+
 @pytest.mark.parametrize(
     ("labels_of", "message"),
     [
         ([[STYLEGAN[0], 1]], f"gives 2 pictures no label, such as {STYLEGAN[1]}"),
-        ([[name, [0, 1]] for name in STYLEGAN], "gives labels that are no whole numbers, or several to a picture"),
-        ([[name, -1] for name in STYLEGAN], "gives labels that are no whole numbers, or several to a picture"),
+        ([[name, [0, 2]] for name in STYLEGAN], NEITHER),
+        ([[name, [0, 1][: at + 1]] for at, name in enumerate(STYLEGAN)], NEITHER),
+        ([[name, [0.5, 1]] for name in STYLEGAN], NEITHER),
+        ([[name, []] for name in STYLEGAN], NEITHER),
+        ([[STYLEGAN[0], 1], *([name, [0, 1]] for name in STYLEGAN[1:])], NEITHER),
+        ([[name, -1] for name in STYLEGAN], NEITHER),
         ("cats", "is none of StyleGAN's"),
     ],
 )

@@ -1,7 +1,10 @@
 """How many samples have a label is known before anything trains, and a source is looked at once."""
 
+import hashlib
+import json
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +13,7 @@ from rich.console import Console
 from pipelines.data.images import Transform
 from pipelines.data.ingest import ingest
 from pipelines.data.inspection import table
-from pipelines.data.plan import Options
+from pipelines.data.plan import Options, Plan
 from pipelines.data.shards import Labels, Manifest, count_labels, read_manifest
 from pipelines.data.sources import Source
 from pipelines.data.sources.folder import Folder
@@ -90,6 +93,19 @@ def test_a_label_that_the_task_does_not_know_is_named(digits: Location, tmp_path
     code, _, err = called(train_main, *words)
     assert (code, err.count("\n")) == (2, 1)
     assert f"wants labels 0 to 8, and {digits} has label 9" in err
+
+
+def test_an_ingest_of_before_there_were_attributes_is_still_the_same(tmp_path: Path) -> None:
+    """So that it goes on where it was, or finds its work done."""
+    source = Folder(uri=str(tmp_path))
+    write_folder(tmp_path, {"1.png": encoded()})
+    options = {"uri": str(tmp_path), "inside": "", "classes": True}
+    described = ["Folder", options, source.fingerprint(), SMALL.model_dump(), "decoded", None]
+    expected = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
+    plan = Plan(source, SMALL, Location.of(str(tmp_path)), Options(), source.fingerprint(), 1)
+    assert plan.identity == expected
+    told = source.model_copy(update={"attributes": str(tmp_path / "1.png")})
+    assert replace(plan, source=told).identity != expected
 
 
 def sources(tmp_path: Path) -> list[Source]:

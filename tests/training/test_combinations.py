@@ -16,14 +16,19 @@ from pipelines.storage.location import Location
 from service.configuration.recipe import load
 from service.replicas.accelerators.torch_distributed import TorchDistributed
 from service.runs.on_replica.replica import Replica
-from tests.made_data import pairs
+from tests.made_data import ToldDigits, pairs
 
 TASKS = {
     "unconditional": [],
     "conditional": ["task=conditional"],
+    "attributes": ["task={name: attributes, attributes: 4}"],
     "info": ["task={name: info, label_weight: 0.4}"],
     "info_cycle": [
         "task={name: info_cycle, domains: 10}",
+        "network={name: resnet, channels: 2, blocks: 1, critic_channels: 2}",
+    ],
+    "attribute_cycle": [
+        "task={name: attribute_cycle, domains: 4}",
         "network={name: resnet, channels: 2, blocks: 1, critic_channels: 2}",
     ],
     "unpaired": [
@@ -37,7 +42,7 @@ TASKS = {
         "network={name: unet, channels: 2, critic_channels: 2}",
     ],
 }
-TRANSLATIONS = {"paired", "info_cycle", "unpaired"}
+TRANSLATIONS = {"paired", "info_cycle", "attribute_cycle", "unpaired"}
 SCHEMES = {
     "joint": ["scheme=joint"],
     "joint, validity": ["scheme={name: joint, balance: validity}"],
@@ -59,7 +64,12 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Location]:
     ingest(pairs(folder / "pairs"), Transform(size=32, channels=1), paired)
     larger = Location.of(str(folder / "larger"))
     ingest(Digits(), Transform(size=32, channels=1), larger)
-    return {task: {"paired": paired, "info_cycle": larger, "unpaired": larger}.get(task, plain) for task in TASKS}
+    told, larger_told = (Location.of(str(folder / f"told-{size}")) for size in (16, 32))
+    for size, place in ((16, told), (32, larger_told)):
+        ingest(ToldDigits(), Transform(size=size, channels=1, resample="bicubic"), place)
+    others = {"paired": paired, "info_cycle": larger, "unpaired": larger}
+    others |= {"attributes": told, "attribute_cycle": larger_told}
+    return {task: others.get(task, plain) for task in TASKS}
 
 
 def refusal(task: str, scheme: str, objective: str) -> str | None:

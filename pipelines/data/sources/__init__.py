@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from pydantic import AfterValidator
 
 from pipelines.components import Component, ConfigError, name_of
+from pipelines.data.attributes import COLUMN, struct_of
 from pipelines.data.formats import Entry
 from pipelines.data.formats.contents import contents
-from pipelines.data.shards import Images
+from pipelines.data.shards import Images, Label
 from pipelines.storage.location import Found, Location
 from pipelines.storage.object_store import refuse_credentials
 
@@ -29,11 +30,11 @@ Uri = Annotated[str, AfterValidator(lambda uri: _absolute(uri))]
 
 
 class Sample(NamedTuple):
-    """One sample: its pictures, encoded or as arrays, one for each of the source's columns."""
+    """One sample: its pictures, encoded or as arrays, one for each of the source's columns; and its label or labels."""
 
     key: str
     pictures: tuple[bytes | Images, ...]
-    label: int | None = None
+    label: Label | None = None
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,8 @@ class Source(Component):
     def index(self) -> pa.Table:
         """Every sample, in an order that does not change: its ``key``, and what `read` needs.
 
-        A column ``class`` holds the names of classes, which become labels.
+        A column ``class`` holds the names of classes, which become labels; a column ``attributes``, a struct, 0 or 1
+        for each of several labels, by their names.
 
         Raises:
             ConfigError: the source is not there, or not in its format.
@@ -119,20 +121,24 @@ class ArraySource(Source):
 
     @abstractmethod
     def arrays(self) -> tuple[Images, NDArray[np.integer]]:
-        """Pictures (N, H, W) or (N, H, W, C), uint8, and their labels (N,)."""
+        """Pictures (N, H, W) or (N, H, W, C), uint8, and their labels (N,), or (N, A), of 0 and 1."""
 
     @abstractmethod
     def key(self, row: int) -> str:
         """The name of a picture."""
 
     def index(self) -> pa.Table:
-        rows = np.arange(len(self._checked()[0]))
-        return pa.table({"key": pa.array([self.key(row) for row in rows.tolist()], pa.string()), "row": rows})
+        pictures, labels = self._checked()
+        rows = np.arange(len(pictures))
+        table = pa.table({"key": pa.array([self.key(row) for row in rows.tolist()], pa.string()), "row": rows})
+        if labels.ndim == 1:
+            return table
+        return table.append_column(COLUMN, struct_of(list(map(str, range(labels.shape[1]))), labels.tolist()))
 
     def read(self, part: pa.Table) -> Iterator[Sample]:
         pictures, labels = self._checked()
         for key, row in zip(part.column("key").to_pylist(), part.column("row").to_pylist(), strict=True):
-            yield Sample(key, (pictures[row],), int(labels[row]))
+            yield Sample(key, (pictures[row],), labels[row].tolist())
 
     def _checked(self) -> tuple[Images, NDArray[np.integer]]:
         """The arrays. Raises ConfigError if they are not uint8: floats of 0 to 1 would all become black."""

@@ -39,7 +39,8 @@ class Classifier(FeatureNetwork):
             tell(f"it is right about {accuracy:.1%} of the images that it was not trained on; kept at {file}")
             file.create(save(trained.state_dict()))  # Of two at once the first one's counts, for both.
         content = file.read()
-        return _network_of(content, file), f"classifier-{hashlib.sha256(content).hexdigest()[:16]}"
+        told = not reference.manifest.several
+        return _network_of(content, file, told), f"classifier-{hashlib.sha256(content).hexdigest()[:16]}"
 
     def _train(self, reference: Reference) -> tuple[_Network, float]:
         lanes = reference.manifest.lanes
@@ -52,7 +53,7 @@ class Classifier(FeatureNetwork):
             steps = min(self.steps, self.epochs * max(1, reference.manifest.rows // batch))
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(0)
-                network = _Network(reference.transform.channels, classes)
+                network = _Network(reference.transform.channels, classes, not reference.manifest.several)
                 return network, _fit(network, loader, steps, held_out=lanes // _HELD_OUT * (batch // lanes))
         finally:
             loader.close()
@@ -64,6 +65,8 @@ class Classifier(FeatureNetwork):
                 f"features classifier: {reference.folder} has no labels to tell apart; "
                 "take evaluation.features=inception"
             )
+        if reference.manifest.several:
+            return labels.shape[1]
         return max(len(reference.manifest.classes), int(labels.max()) + 1)
 
 
@@ -76,21 +79,31 @@ def _fit(network: _Network, loader: Loader, steps: int, held_out: int) -> float:
         kept = len(found.images) - held_out
         optimizer.param_groups[0]["lr"] = _RATE * (1 - step / steps)
         optimizer.zero_grad()
-        F.cross_entropy(network.logits(network.features(found.images[:kept])), found.labels[:kept]).backward()
+        _loss(network.logits(network.features(found.images[:kept])), found.labels[:kept]).backward()
         optimizer.step()
     network.eval()
     right: list[Tensor] = []
     for step in range(min(steps, _TESTED)):
         found = loader.batch(step)
         kept = len(found.images) - held_out
-        right.append((network(found.images[kept:])[1] == found.labels[kept:]).double())
+        with torch.no_grad():
+            logits, labels = network.logits(network.features(found.images[kept:])), found.labels[kept:]
+        said = logits.argmax(1) if labels.dim() == 1 else (logits > 0).long()
+        right.append((said == labels).double())
     return float(torch.cat(right).mean())
 
 
-def _network_of(content: bytes, file: Location) -> _Network:
+def _loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Of one label an image, or of several."""
+    if labels.dim() == 1:
+        return F.cross_entropy(logits, labels)
+    return F.binary_cross_entropy_with_logits(logits, labels.float())
+
+
+def _network_of(content: bytes, file: Location, told: bool) -> _Network:
     try:
         weights = load(content)
-        network = _Network(weights["body.0.weight"].shape[1], len(weights["last.1.bias"]))
+        network = _Network(weights["body.0.weight"].shape[1], len(weights["last.1.bias"]), told)
         network.load_state_dict(weights)
     except Exception as error:  # Each reader has errors of its own; all of them mean the same here.
         raise ConfigError(f"features classifier: {file} is damaged ({type(error).__name__}); delete it") from error
@@ -98,8 +111,11 @@ def _network_of(content: bytes, file: Location) -> _Network:
 
 
 class _Network(nn.Module):
-    def __init__(self, channels: int, classes: int) -> None:
+    """A classifier. Where images have several labels, it tells no class of them."""
+
+    def __init__(self, channels: int, classes: int, told: bool) -> None:
         super().__init__()
+        self.told = told
         self.body = nn.Sequential(
             nn.Conv2d(channels, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
             nn.Conv2d(32, 64, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
@@ -122,4 +138,5 @@ class _Network(nn.Module):
     @torch.no_grad()
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         features = self.features(images)
-        return features, self.logits(features).argmax(1)
+        classes = self.logits(features).argmax(1)
+        return features, classes if self.told else classes.new_full(classes.shape, NO_LABEL)

@@ -162,8 +162,14 @@ def _check(run: Run, manifest: Manifest, location: Location, readers: int) -> No
 
 def _check_labels(run: Run, manifest: Manifest, location: Location) -> None:
     """Raise ConfigError if a sample has no label, or one that the task does not know."""
-    if not run.task.labels:
+    task, wanted = run.task, f"task {name_of(run.task)}: wants"
+    if not task.labels:
         return
+    if manifest.several or task.several:
+        found = len(manifest.classes) if manifest.several else 0
+        if not task.several or task.labels != found:
+            many = f"{task.labels} attributes" if task.several else "one label an image"
+            raise ConfigError(f"{wanted} {many}, and {location} has {found or 'no'} attributes")
     try:
         labels = count_labels(location, manifest)
     except DamagedShardError as error:
@@ -171,11 +177,9 @@ def _check_labels(run: Run, manifest: Manifest, location: Location) -> None:
             raise ConfigError(f"data.shards: {error}") from error
         return  # Replicas look at the labels of what they read.
     missing = manifest.rows - labels.rows
-    if missing or labels.highest >= run.task.labels:
-        found = f"{missing:,} of {manifest.rows:,} samples without a label" if missing else f"label {labels.highest}"
-        raise ConfigError(
-            f"task {name_of(run.task)}: wants labels 0 to {run.task.labels - 1}, and {location} has {found}"
-        )
+    if missing or (labels.highest >= task.labels and not task.several):
+        has = f"{missing:,} of {manifest.rows:,} samples without a label" if missing else f"label {labels.highest}"
+        raise ConfigError(f"{wanted} labels 0 to {task.labels - 1}, and {location} has {has}")
 
 
 @contextmanager

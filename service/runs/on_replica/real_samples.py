@@ -16,7 +16,7 @@ from service.models.growth import faded
 from service.models.pixels import to_model
 from service.replicas.accelerators import Accelerator
 from service.replicas.global_batch import GlobalBatch
-from service.tasks import Samples
+from service.tasks import Samples, Task
 
 
 def open_loaders(run: Run, accelerator: Accelerator, tell: Callable[[str, int], None]) -> list[Loader]:
@@ -74,7 +74,7 @@ class RealSamples:
             self._accelerator.finish()  # A compiler then meets the same work for each of a step's batches.
         at = self._run.scheme.batches_before(step) + number
         local = [loader.batch(at) for loader in self._loaders]  # All have as many lanes, so their rows are the same.
-        _check_labels(local[0].labels, self._run.task.labels)
+        _check_labels(local[0].labels, self._run.task)
         first = local[0]
         cells = first.cells if self._run.exact else ()  # Elsewhere lanes are of no interest, and change at every step.
         self._batch.start(step, first.first_row, len(first.images), part=number, cells=cells)
@@ -127,9 +127,9 @@ class RealSamples:
         )
 
 
-def _check_labels(labels: Tensor, count: int) -> None:
-    """Raise ValueError unless labels, on the host, are all of 0 .. count - 1; any will do if count is 0."""
-    read = labels.numpy()
+def _check_labels(labels: Tensor, task: Task) -> None:
+    """Raise ValueError unless labels, on the host, are the task's, if it takes any."""
+    read, count = labels.numpy(), 2 if task.several else task.labels
     if count and len(read) and not 0 <= read.min() <= read.max() < count:
         wrong = read[(read < 0) | (read >= count)][0]
         raise ValueError(

@@ -99,7 +99,7 @@ class Replica:
             shown: with what a person should see beside them.
         """
         run, task = self._run, self._run.task
-        real = self._real.some(count) if task.translates else None
+        real = self._real.some(count) if task.translates or task.several else None
         examples = task.examples(run.network, seed, count, self._accelerator.device, real)
         generator = self._average.network if self._average else self.generator
         return images_of(generator, task, examples, run.torch_dtype, shown)
