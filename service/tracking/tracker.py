@@ -8,6 +8,7 @@ from __future__ import annotations
 import fcntl
 import json
 import logging
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -83,6 +84,9 @@ def client(uri: str) -> MlflowClient:
     """MLflow's client. The import takes seconds, so it is not the module's."""
     from mlflow import MlflowClient
 
+    # Files come through the server, whose password is enough. Else MLflow hands out addresses of the bucket, which may
+    # be out of reach, and tries those for minutes.
+    os.environ.setdefault("MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD", "false")
     for talkative in ("mlflow", "alembic"):  # Each step of creating a database is news to nobody.
         logging.getLogger(talkative).setLevel(logging.WARNING)
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # Its errors are raised, and told, as well.

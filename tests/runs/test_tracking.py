@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import requests
 from mlflow import MlflowClient
+from mlflow.environment_variables import MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD
 from mlflow.exceptions import MlflowException
 from PIL import Image
 
@@ -21,7 +22,7 @@ from service.tracking import run_page
 from service.tracking.delivery import Tracker
 from service.tracking.journal import Journal
 from service.tracking.run_page import Input
-from service.tracking.tracker import TrackingError, check_reachable, failing_clearly, start_run
+from service.tracking.tracker import TrackingError, check_reachable, client, failing_clearly, start_run
 from tests.conftest import free_port
 from tests.patience import PATIENCE, wait_until
 
@@ -209,3 +210,16 @@ def test_what_mlflow_says_is_told_in_one_line_with_its_reason(said: str, told: s
     with pytest.raises(TrackingError) as found, failing_clearly():
         raise MlflowException(said)
     assert str(found.value) == told
+
+
+@pytest.mark.parametrize(("given", "found"), [(None, False), ("true", True)])
+def test_files_come_through_the_server_unless_a_user_says_otherwise(
+    given: str | None, found: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD"
+    monkeypatch.setenv(name, given or "")
+    if given is None:
+        monkeypatch.delenv(name)
+    client(f"sqlite:///{tmp_path}/mlflow.db")
+    assert MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD.is_set()
+    assert MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD.get() is found
