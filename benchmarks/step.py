@@ -23,7 +23,7 @@ from service.models.networks.dcgan import DCGAN
 from service.models.pixels import to_model
 from service.runs.driver.fitting import fit
 from service.runs.driver.preparation import started
-from service.runs.on_replica.job import Job
+from service.runs.job import Job
 from service.runs.on_replica.loop import train
 from service.runs.on_replica.outputs import RayOutputs
 from service.runs.on_replica.worker import set_up

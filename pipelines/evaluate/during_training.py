@@ -21,7 +21,7 @@ from service.artifacts import run_checkpoints, run_figures
 from service.artifacts.generator_folder import write_generator
 from service.configuration.reading import from_tree
 from service.generator import Generator
-from service.runs.on_replica.job import Job
+from service.runs.job import Job
 from service.tracking import tracker as tracking
 
 _LOOK_SECONDS = 0.5

@@ -16,7 +16,13 @@ from pipelines.data.images import Transform
 from service.configuration.recipe import load
 from tests.conftest import RAY_ENVIRONMENT, ROOT
 
-SMALL = ["steps=4", "network=mlp", "network.generator_widths=[16]", "network.critic_widths=[16]"]
+SMALL = [
+    "steps=4",
+    "logging.samples_every=2",
+    "network=mlp",
+    "network.generator_widths=[16]",
+    "network.critic_widths=[16]",
+]
 
 
 def blocks(page: str, language: str) -> list[str]:

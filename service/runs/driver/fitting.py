@@ -30,8 +30,8 @@ from service.runs.driver.scaling import Unasked
 from service.runs.driver.signals import Interrupted, Signals
 from service.runs.driver.unmeasured import Unmeasured
 from service.runs.driver.watchdog import Watchdog
+from service.runs.job import Job
 from service.runs.on_replica.agreement import Left
-from service.runs.on_replica.job import Job
 from service.tracking.progress import Status
 
 #: Which checkpoints Ray Train believes that there are. It refuses to start where one of them is gone.

@@ -19,9 +19,9 @@ from service.artifacts import best, checkpoints, run_checkpoints
 from service.artifacts.checkpoints import State
 from service.configuration.config import Run
 from service.runs.early_stop import EarlyStops
+from service.runs.job import Job
 from service.runs.on_replica import node_metrics
 from service.runs.on_replica.agreement import Agreement, Left, Wish
-from service.runs.on_replica.job import Job
 from service.runs.on_replica.pulse import beat
 from service.tracking.delivery import Tracker
 from service.tracking.gauges import Gauges

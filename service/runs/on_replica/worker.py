@@ -14,8 +14,8 @@ from service.configuration.config import Run
 from service.configuration.reading import from_tree
 from service.replicas.accelerators import Accelerator, AcceleratorError
 from service.replicas.accelerators.torch_distributed import TorchDistributed
+from service.runs.job import Job
 from service.runs.on_replica.agreement import Left
-from service.runs.on_replica.job import Job
 from service.runs.on_replica.loop import train
 from service.runs.on_replica.outputs import RayOutputs
 from service.runs.on_replica.real_samples import open_loaders
