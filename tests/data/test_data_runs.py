@@ -206,10 +206,10 @@ def test_pictures_that_are_no_squares_train_and_are_made(
     assert code == 0, err
     assert "80 of 32x16x3, on 2 replicas" in out
     (shards,) = (tmp_path / "runs" / "shards").glob("folder-*")
-    code, out, err = pipelines("inspect", str(shards), "--size", "[32,16]", cwd=tmp_path)
+    code, out, err = pipelines("inspect", str(shards), "--size", "[32,16]", "--sheet", "sheet.png", cwd=tmp_path)
     assert code == 0, err
     assert ("size=[32, 16]" in out) == (stored == "decoded")
-    with Image.open(tmp_path / "contact-sheet.png") as sheet:
+    with Image.open(tmp_path / "sheet.png") as sheet:
         assert sheet.size == (2 * (2 + 8 * (16 + 2)), 2 * (2 + 8 * (32 + 2))), "64 pictures, enlarged twice"
     tracking = f"sqlite:///{tmp_path}/runs/mlflow.db"
     made = ["--model", "models:/selfgan-digits/latest", "--tracking", tracking, "--cache", str(tmp_path / "cache")]
