@@ -24,6 +24,11 @@ class ConfigError(ValueError):
     """A mistake in the configuration that the user can mend; its text is the one line to show."""
 
 
+def first_line(error: BaseException) -> str:
+    """The first line that an error has to say, or what it is."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
 class Options(BaseModel):
     """Some options of a configuration. Unknown ones are refused, and numbers are finite numbers."""
 

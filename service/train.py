@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python service/tra
     given = sys.argv[1:] if arguments is None else arguments
     chosen, unknown = parser.parse_known_args(given)
 
-    from pipelines.components import ConfigError
+    from pipelines.components import ConfigError, first_line
     from service.configuration.overrides import refuse_flags
     from service.configuration.own_recipes import is_recipe
     from service.configuration.recipe import load
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python service/tra
             print(yaml.safe_dump(dump(run), sort_keys=False), end="")
             return ExitCode.DONE
         from pipelines.evaluate import during_training
-        from service.runs.driver.failures import RunError, first_line
+        from service.runs.driver.failures import RunError
         from service.runs.driver.launch import launch
         from service.tracking.progress import console
 

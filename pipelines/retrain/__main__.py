@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from pipelines.components import ConfigError
+from pipelines.components import ConfigError, first_line
 from pipelines.exit_codes import ExitCode, exit_with
 from pipelines.promote.decision import NotComparableError
 from pipelines.retrain.retraining import planned, retrain
@@ -24,7 +24,7 @@ from service.configuration.config import Run, storage_root
 from service.configuration.overrides import refuse_flags
 from service.configuration.recipe import load
 from service.runs.driver import datasets
-from service.runs.driver.failures import RunError, first_line
+from service.runs.driver.failures import RunError
 from service.tracking.tracker import TrackingError
 
 

@@ -20,7 +20,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from pipelines.components import ConfigError
+from pipelines.components import ConfigError, first_line
 from pipelines.storage.location import Location
 from service.artifacts import checkpoints
 from service.artifacts.checkpoints import MARKER, CheckpointError, State
@@ -129,7 +129,7 @@ def _content(file: str) -> Any:
             "torch.save(network.state_dict(), FILE)"
         ) from error
     except (SafetensorError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise CheckpointError(f"start_from: {file} is damaged, or no file of weights: {_first_line(error)}") from error
+        raise CheckpointError(f"start_from: {file} is damaged, or no file of weights: {first_line(error)}") from error
 
 
 def _networks(content: Any, file: str) -> dict[str, Tensors]:
@@ -221,7 +221,3 @@ def _misfit(found: Tensors, wanted: Tensors) -> str:
 def _some(parts: list[str]) -> str:
     rest = len(parts) - _SHOWN
     return ", ".join(parts[:_SHOWN]) + (f" and {rest} more" if rest > 0 else "")
-
-
-def _first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

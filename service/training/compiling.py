@@ -37,10 +37,10 @@ def compiled(loss: nn.Module, options: Compile, whole: bool = True, backend: str
     torch.compiler.assume_constant_result(randomness.key_of)  # Dynamo cannot look into hashlib.
     settings: dict[str, Any] | None = {"triton.cudagraphs": True} if options.graphs else None
     made: Any = torch.compile(loss, backend=backend, fullgraph=whole, dynamic=False, options=settings)
-    return cast(nn.Module, _Played(made) if options.graphs else made)
+    return cast(nn.Module, Played(made) if options.graphs else made)
 
 
-class _Played(nn.Module):
+class Played(nn.Module):
     """A loss that is played as graphs. The next call overwrites what a graph returns, so copies of it are returned."""
 
     def __init__(self, graphs: nn.Module) -> None:

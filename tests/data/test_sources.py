@@ -3,13 +3,14 @@
 import pickle
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import lmdb
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pipelines.components import ConfigError
+from pipelines.components import ConfigError, Options
 from pipelines.data.shards import Images
 from pipelines.data.sources import ArraySource, Sample, Source
 from pipelines.data.sources.cifar import Cifar
@@ -30,6 +31,18 @@ def samples(source: Source) -> list[Sample]:
 
 def contents(source: Source) -> dict[str, bytes]:
     return {sample.key: sample.pictures[0] for sample in samples(source)}  # type: ignore[misc]
+
+
+class _Given(Options):
+    images: Any
+    name: str = "some"
+
+
+def test_an_array_may_be_an_option_and_an_empty_text_not() -> None:
+    images = np.zeros((2, 3))
+    assert _Given(images=images).images is images
+    with pytest.raises(ValueError, match="input should not be empty"):
+        _Given(images=images, name="")
 
 
 @pytest.mark.parametrize("zipped", [False, True])

@@ -69,6 +69,17 @@ def test_torch_export_makes_the_images_of_a_class(tmp_path: Path) -> None:
     assert [file.name for file in out.parent.iterdir()] == ["model.pt2"]
 
 
+def test_images_of_several_attributes_can_be_asked_for(tmp_path: Path) -> None:
+    words = [*PLAIN, "task={name: attributes, attributes: 3}"]
+    generator, out = generator_of(tmp_path / "model", words), tmp_path / "model.pt2"
+    code, said, err = exported(tmp_path / "model", "torch_export", out)
+    assert code == 0, err
+    assert "labels (N, 3) -> images" in said
+    latents = generator.task.examples(generator.network, 3, 2 * 3, torch.device("cpu"))["latents"][::3]
+    made = torch.export.load(out).module()(latents, torch.tensor([[1.0, 0.0, 1.0]]).expand(2, -1))
+    assert torch.equal(uint8(made), generator.make(2, seed=3, label="0,2").double())
+
+
 def test_onnx_makes_the_images_of_a_class(tmp_path: Path) -> None:
     out = tmp_path / "model.onnx"
     onnx(out)

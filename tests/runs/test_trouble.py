@@ -8,14 +8,13 @@ from typing import Any
 import pytest
 import ray
 
-from pipelines.components import ConfigError
+from pipelines.components import ConfigError, first_line
 from pipelines.retrain import __main__ as retrain
 from pipelines.retrain.retraining import Retraining
 from pipelines.storage.location import Location
 from service.artifacts import best, model_cache, registry
 from service.configuration.recipe import load
 from service.runs.driver import cluster
-from service.runs.driver.failures import first_line
 from service.runs.driver.launch import _introduction
 from service.tracking.tracker import TrackingError
 from service.train import main

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import ray
 import torch
+from torch import Tensor, nn
 
 from benchmarks.gpu import Variant, launches, of_replica
 from pipelines.components import ConfigError
@@ -15,7 +16,7 @@ from service.configuration.recipe import load
 from service.replicas.accelerators.torch_distributed import TorchDistributed
 from service.runs.driver import cluster
 from service.runs.on_replica.replica import Replica
-from service.training.compiling import Compile
+from service.training.compiling import Compile, Played
 from tests.replicas.test_replicas import TINY, distance, weights
 from tests.training.test_recipes import with_small_data
 
@@ -43,8 +44,28 @@ def test_replicas_on_cpus_have_none(monkeypatch: pytest.MonkeyPatch) -> None:
         cluster.replicas(load("digits", ["compile.graphs=true", "cluster.accelerator=cpu"]))
 
 
+class _Graph(nn.Module):
+    """Writes into the same memory at every call, as a graph does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.memory = torch.zeros(3)
+
+    def forward(self, weight: Tensor, value: float) -> tuple[Tensor, dict[str, Tensor]]:
+        return weight * value, {"images": self.memory.fill_(value)}
+
+
+def test_what_is_kept_of_a_call_is_not_overwritten_by_the_next() -> None:
+    played, weight = Played(_Graph()), torch.ones((), requires_grad=True)
+    loss, kept = played(weight, 2.0)
+    played(weight, 5.0)
+    assert kept["images"].tolist() == [2.0, 2.0, 2.0]
+    loss.backward()
+    assert weight.grad == 2.0
+
+
 @pytest.mark.long
-def test_what_is_kept_of_a_step_is_a_copy(digits: Location) -> None:
+def test_played_code_does_what_a_plain_step_does(digits: Location) -> None:
     """As far as a CPU shows it, which is given the compiled code without its graphs."""
     run = load("digits", [*TINY[1:], "batch.size=24"])
     played, plain = (opened(run, [digits], graphs, "cpu") for graphs in (True, False))

@@ -32,6 +32,18 @@ assert not {"torch._dynamo", "torch.fx.experimental.symbolic_shapes"} & sys.modu
 """
 
 
+#: What Ray Train's controller reads of a run on one replica.
+CONTROLLING = """
+import sys
+import service.runs.driver.failures, service.runs.driver.scaling, service.runs.job
+assert "torch" not in sys.modules
+"""
+
+
+def test_the_controller_starts_without_torch() -> None:
+    subprocess.run([sys.executable, "-c", CONTROLLING], cwd=ROOT, check=True)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_steps_and_states_are_those_of_torch(kind: type[torch.optim.Optimizer]) -> None:
     found, expected = (torch.nn.Parameter(torch.linspace(-1, 1, 7)) for _ in range(2))

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from pipelines.components import ConfigError
+from pipelines.components import ConfigError, first_line
 from service.artifacts.exports import ExportError, check_difference
 from service.generator import DESCRIPTION, Generator
 from service.tasks import one_hot
@@ -83,13 +83,13 @@ def _quiet() -> Iterator[None]:
 def inputs_of(generator: Generator, count: int, seed: int = 0) -> dict[str, Tensor]:
     """Inputs of a program for `count` images or more, by name.
 
-    ``latents`` (N, D); ``labels`` (N,) int64, where images have classes; ``source`` (N, C, H, W) in [-1, 1], where they
-    are made of images; and a task's further ones.
+    ``latents`` (N, D); ``labels``, where images have classes: (N,) int64, or (N, K) of 0 and 1 where they have several;
+    ``source`` (N, C, H, W) in [-1, 1], where they are made of images; and a task's further ones.
     """
     inputs = _examples(generator, count, seed)
     if chosen := generator.task.chosen:
         classes = inputs.pop(chosen)
-        inputs[LABELS] = classes.argmax(1)
+        inputs[LABELS] = classes if generator.task.several else classes.argmax(1)
     return {name: values.float() if values.is_floating_point() else values for name, values in inputs.items()}
 
 
@@ -101,7 +101,7 @@ def _examples(generator: Generator, count: int, seed: int) -> dict[str, Tensor]:
 
 
 class _Program(nn.Module):
-    """A task's generator with one input for each thing it is given, and classes as numbers."""
+    """A task's generator with one input for each thing it is given, and a class as a number."""
 
     def __init__(self, generator: Generator) -> None:
         super().__init__()
@@ -114,7 +114,9 @@ class _Program(nn.Module):
     def forward(self, *inputs: Tensor) -> Tensor:
         examples = dict(zip(self._names, inputs, strict=True))
         if self._kinds:
-            examples[self._task.chosen] = one_hot(examples.pop(LABELS), self._kinds, torch.float32)
+            labels = examples.pop(LABELS)
+            several = self._task.several
+            examples[self._task.chosen] = labels if several else one_hot(labels, self._kinds, torch.float32)
         return self._task.images(self.network, examples)
 
 
@@ -126,7 +128,7 @@ def _traced(generator: Generator) -> ExportedProgram:
         # Strict, as else the number of images would be fixed by a network that asks for ``len(x)``.
         return torch.export.export(_Program(generator).eval(), inputs, dynamic_shapes=shapes, strict=True)
     except Exception as error:  # Torch has many, for networks that look at values.
-        raise ExportError(f"the network cannot be traced: {_first_line(error)}") from error
+        raise ExportError(f"the network cannot be traced: {first_line(error)}") from error
 
 
 def _write_torch_export(generator: Generator, file: Path) -> Call:
@@ -143,7 +145,7 @@ def _write_onnx(generator: Generator, file: Path) -> Call:
         names = list(inputs_of(generator, 1))
         program = torch.onnx.export(traced, dynamo=True, input_names=names, output_names=[IMAGES], verbose=False)
     except torch.onnx.OnnxExporterError as error:
-        raise ExportError(f"the network cannot be written as ONNX: {_first_line(error)}") from error
+        raise ExportError(f"the network cannot be written as ONNX: {first_line(error)}") from error
     assert program is not None
     program.model.metadata_props["description"] = _described(generator)
     program.save(file, external_data=False)
@@ -171,7 +173,3 @@ def _described(generator: Generator) -> str:
     }
     images = {"shape": ["N", *generator.image], "type": "float32", "range": [-1, 1]}
     return json.dumps({"inputs": inputs, "outputs": {IMAGES: images}, "model": dict(generator.described)})
-
-
-def _first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

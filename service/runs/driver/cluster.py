@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import ray
 import ray.train
 
-from pipelines.components import ConfigError
+from pipelines.components import ConfigError, first_line
 from service.configuration.config import Run, in_submitted_job
 from service.configuration.own_recipes import modules_beside
-from service.runs.driver.failures import RunError, first_line
+from service.runs.driver.failures import RunError
 from service.runs.driver.signals import kept
 
 if TYPE_CHECKING:

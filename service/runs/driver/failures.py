@@ -13,11 +13,6 @@ class RunError(RuntimeError):
     """A run that ended before its last step; its text is the one line to show."""
 
 
-def first_line(error: BaseException) -> str:
-    """The first line that an error has to say, or what it is."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-
-
 class FailureCount(ray.train.UserCallback):  # type: ignore[misc]  # Ray has no types.
     """Counts on the status what Ray Train charges: its own count begins anew whenever the run is handed to it."""
 

@@ -18,12 +18,13 @@ from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
 
+from pipelines.components import first_line
 from pipelines.storage.location import Location
 from service.artifacts import checkpoints, run_checkpoints
 from service.configuration.config import storage_root
 from service.configuration.tree import dump
 from service.runs.driver.cluster import Replicas, started_here
-from service.runs.driver.failures import FailureCount, RunError, first_line
+from service.runs.driver.failures import FailureCount, RunError
 from service.runs.driver.preparation import Started
 from service.runs.driver.room import Room
 from service.runs.driver.scaling import Unasked
