@@ -41,7 +41,7 @@ examples:
 """
 
 
-#: Of an animation: enough to look smooth, and a file of some hundred kilobytes.
+#: Of an animation: enough to look smooth, in five seconds.
 _FRAMES, _FRAME_SECONDS = 64, 0.08
 
 
