@@ -1,6 +1,7 @@
 """Steps as compiled code: forward and backward passes by torch.compile, without a break in the graph.
 
-Penalties are the exception: it takes no gradients of gradients, so they are computed between two graphs.
+Penalties are the exception: it takes no gradients of gradients, so they, and the passes that they share with the loss,
+are computed between two graphs.
 
 On CUDA they can be played as graphs, in one launch each (`Compile.graphs`). The optimizer stays outside: a fused update
 is a launch for many weights, and takes its rates as numbers.

@@ -16,7 +16,7 @@ from service.losses.regularizers import Regularizer
 from service.replicas.collectives import OneReplica
 from service.replicas.global_batch import GlobalBatch
 from service.tasks import View
-from service.training.critics.passes import PENALISED
+from service.training.critics.passes import PENALISED, CriticOutputs
 from service.training.critics.penalties import penalties
 
 SAMPLES, OUTPUTS = 6, 3
@@ -279,7 +279,8 @@ def test_penalties_are_of_logits_and_not_of_heads(name: str) -> None:
     regularizer = resolve("service.losses.regularizers", name, Regularizer)
     critics = nn.ModuleDict({"image": WithHeads()})
     views = {"image": View(fake)}, {"image": View(real)}
-    found = penalties([regularizer], [True], critics, *views, 5, batch)
+    said = CriticOutputs(torch.zeros(SAMPLES, 6), None, [batch.own_rows], PENALISED)
+    found = penalties([regularizer], [True], critics, *views, [said], 5, batch)
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
 
 

@@ -15,7 +15,10 @@ _STAR = [option for option in TRANSLATIONS["stargan, affine instance norms, join
 #: Networks that look at each row alone, which exact replicas take in micro-batches too.
 ROW_BY_ROW = {
     "joint": [*_STAR, "scheme={name: joint, balance: validity}"],
-    "generator's term kept from the critic": [*_STAR, "scheme={name: joint, generator_trains_critic: false}"],
+    "generator's term kept from the critic, R1 and R2": [
+        *_STAR, "scheme={name: joint, generator_trains_critic: false, fakes: current}",
+        "regularizers=[{name: r1, every: 1}, {name: r2, every: 1}]",
+    ],
     "critic steps, gradient penalty": [
         *_STAR, "scheme={name: alternating, order: critic_first, critic_steps: 2}", "regularizers=[gradient_penalty]",
     ],

@@ -53,7 +53,7 @@ OTHERS = {
     ],
     "relativistic, simultaneous, DRAGAN, R1 and R2": [
         "batch.size=20", "scheme=alternating", "scheme.order=simultaneous", "objective=relativistic",
-        "regularizers=[dragan, {name: r1, every: 2}, {name: r2, every: 2}]", "optimizer.critic_learning_rate=2e-3",
+        "regularizers=[dragan, {name: r1, every: 1}, {name: r2, every: 2}]", "optimizer.critic_learning_rate=2e-3",
     ],
     "softmax, joint, spectral norm": [
         "batch.size=24", "batch.shards=2", "objective=softmax", "scheme.balance=fixed", "regularizers=[spectral_norm]",
@@ -118,7 +118,8 @@ OTHERS = {
     "joint, two passes, normalised": [
         "batch.size=20", "network.critic_batch_norm=false",
         "scheme={name: joint, passes: two, fakes: current, generator_trains_critic: false, "
-        "balance: {name: loss, form: normalised}}", "regularizers=[gradient_penalty]",
+        "balance: {name: loss, form: normalised}}",
+        "regularizers=[gradient_penalty, {name: r1, every: 1}, {name: r2, every: 1}]",
     ],
     "attention, classes by batch norm and projection, spectral norm on both networks": [
         "batch.size=18", SAGAN, "task=conditional", "regularizers=[{name: spectral_norm, generator: true}]",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,8 @@ from service.tasks import View
 
 #: Images and what is given with them -> the critic's logits, (N, F).
 Critic = Callable[[View], Tensor]
+#: Where a critic's gradient may be taken: at real images, or at those of a generator.
+Place = Literal["real", "fake"]
 
 
 class Regularizer(Component):
@@ -23,6 +26,11 @@ class Regularizer(Component):
     def penalises(self) -> bool:
         """Whether it has a penalty."""
         return type(self).penalty is not Regularizer.penalty
+
+    @property
+    def gradient_at(self) -> Place | None:
+        """Where, if its penalty is `of_gradient` at every step: the loss's own pass then serves for it."""
+        return None
 
     def check(self, objective: Objective) -> None:
         """Raise ValueError, with the reason, if critics that are trained so cannot be regularized so."""
@@ -43,6 +51,10 @@ class Regularizer(Component):
     def penalty(self, critic: Critic, fake: View, real: View, batch: GlobalBatch) -> Tensor | None:
         """A weighted loss of the critic's, (N,), beside the adversarial ones; differentiable."""
         return None
+
+    def of_gradient(self, gradient: Tensor, batch: GlobalBatch) -> Tensor:
+        """`penalty`, (N,), of the critic's gradient (N, C, H, W) there."""
+        raise NotImplementedError
 
     def due(self, step: int) -> bool:
         """Whether there is a penalty at this step."""

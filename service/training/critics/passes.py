@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from service.losses.objectives import Scores
+from service.losses.regularizers import Place
 from service.replicas.global_batch import GlobalBatch
 from service.replicas.microbatches import by_microbatch
 from service.replicas.row_sets import RowSet
@@ -26,12 +27,14 @@ class CriticOutputs(NamedTuple):
         kinds: (N, K); None where there is but one.
         rows: the sets; each is one pass.
         first: the first pass's number.
+        gradients: (N, C, H, W) of logits at real or generated images, where wanted.
     """
 
     outputs: Tensor
     kinds: Tensor | None
     rows: Sequence[RowSet]
     first: int
+    gradients: Mapping[Place, Tensor] | None = None
 
 
 def run_critic(

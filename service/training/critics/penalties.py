@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from service.losses.objectives import Objective, Scores
-from service.losses.regularizers import Regularizer
+from service.losses.regularizers import Place, Regularizer
 from service.replicas.global_batch import GlobalBatch
 from service.replicas.microbatches import by_microbatch
 from service.tasks import View
-from service.training.critics.passes import PENALISED, run_critic
+from service.training.critics.passes import PENALISED, CriticOutputs, run_critic
 
 
 def penalties(
@@ -21,23 +21,34 @@ def penalties(
     critics: nn.ModuleDict,
     fakes: Mapping[str, View],
     reals: Mapping[str, View],
+    outputs: Sequence[CriticOutputs],
     heads: int,
     batch: GlobalBatch,
 ) -> Tensor:
     """(N,), the sum of the penalties that are due, each the mean over games; zeros if none is.
 
     Args:
-        heads: how many columns at the end of critics' outputs are no logits, and not to be smoothed.
+        outputs: of each critic. Where a gradient that a penalty is of is among them, it takes no other.
+        heads: how many columns at the end of outputs are no logits, and not to be smoothed.
     """
     total = torch.zeros(len(batch.own_rows), dtype=batch.dtype, device=batch.device)
     for regularizer, is_due in zip(regularizers, due, strict=True):
-        for place, (game, critic) in enumerate(critics.items()):
+        for number, (game, critic) in enumerate(critics.items()):
             if not (is_due and regularizer.penalises):
                 continue
-            penalty = _penalty(regularizer, critic, (fakes[game], reals[game]), heads, batch, PENALISED + place)
+            gradients, place = outputs[number].gradients or {}, regularizer.gradient_at
+            if place and place in gradients:
+                penalty: Tensor | None = regularizer.of_gradient(gradients[place], batch)
+            else:
+                penalty = _penalty(regularizer, critic, (fakes[game], reals[game]), heads, batch, PENALISED + number)
             if penalty is not None:
                 total = total + penalty / len(critics)
     return total
+
+
+def gradients_wanted(regularizers: Sequence[Regularizer]) -> Collection[Place]:
+    """Where penalties want critics' gradients at every step."""
+    return {place for regularizer in regularizers if (place := regularizer.gradient_at)}
 
 
 def see_real(

@@ -4,6 +4,9 @@
 number, and looks at each image alone, what reaches the image from one loss is in proportion to what reaches it from
 another. So one backward pass serves both: the critic's weights take the critic's gradient, and what goes on to the
 generator is multiplied, image by image, by the two gradients' ratio at the critic's output.
+
+Where a penalty has had the gradient of the critic's output at each image taken, it is at hand, and the generator takes
+no more than its product with the loss's at that output.
 """
 
 from __future__ import annotations
@@ -28,6 +31,29 @@ def twice(outputs: Tensor, ratio: list[Tensor]) -> tuple[Tensor, Tensor]:
     assert outputs.shape[1] == 1, "more than one number for an image"
     of_generator, of_critic = _Twice.apply(outputs, ratio)  # type: ignore[no-untyped-call]
     return of_generator, of_critic
+
+
+def by_gradient(images: Tensor, outputs: Tensor, gradient: Tensor) -> Tensor:
+    """A critic's outputs (N, 1) for the generator's loss, whose gradient goes to the images alone.
+
+    Args:
+        gradient: of each image's output at the image, (N, C, H, W).
+    """
+    assert outputs.shape[1] == 1, "more than one number for an image"
+    same: Tensor = _ByGradient.apply(images, outputs.detach(), gradient.detach())  # type: ignore[no-untyped-call]
+    return same
+
+
+class _ByGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, images: Tensor, outputs: Tensor, gradient: Tensor) -> Tensor:
+        ctx.save_for_backward(gradient)
+        return outputs.clone()
+
+    @staticmethod
+    def backward(ctx: Any, of_outputs: Tensor) -> tuple[Tensor, None, None]:
+        (gradient,) = ctx.saved_tensors
+        return of_outputs[:, :, None, None].to(gradient.dtype) * gradient, None, None
 
 
 class _Scaled(torch.autograd.Function):

@@ -13,6 +13,7 @@ from pipelines.components import Options, name_of
 from service.losses.objectives import Objective
 from service.tasks import Samples, View, mean_terms
 from service.training.context import TrainingContext
+from service.training.critics.looks import look
 from service.training.critics.passes import (
     COMPARED,
     GENERATED,
@@ -21,7 +22,7 @@ from service.training.critics.passes import (
     gather_scores,
     run_critic,
 )
-from service.training.critics.penalties import penalties, see_real
+from service.training.critics.penalties import gradients_wanted, penalties, see_real
 from service.training.health.divergence import Divergence
 from service.training.schemes import Read, Scheme, Stepper
 
@@ -217,7 +218,8 @@ class _CriticLoss(nn.Module):
     def __init__(self, context: TrainingContext, factor: float) -> None:
         super().__init__()
         self.critics, self.context, self.factor = context.critics, context, factor
-        self.penalties = context.uncompiled(penalties)
+        self.penalties, self.wanted = context.uncompiled(penalties), gradients_wanted(context.regularizers)
+        self.look = context.uncompiled(look) if self.wanted else look
 
     def forward(
         self,
@@ -232,7 +234,9 @@ class _CriticLoss(nn.Module):
         seen, shown = context.by_critic(task.seen(real)), context.by_critic(fakes)
         rows = [batch.own_rows, batch.own_rows]
         outputs = [
-            run_critic(critic, [seen[name], shown[name]], rows, batch, SHOWN_REAL)
+            self.look(
+                critic, (seen[name], shown[name]), ("real", "fake"), rows, batch, SHOWN_REAL, self.wanted, task.heads
+            )
             for name, critic in self.critics.items()
         ]
         terms: list[Tensor] = []
@@ -243,7 +247,7 @@ class _CriticLoss(nn.Module):
                 said.append(task.head_terms(on_fake, on_real, draw, real))
             terms += mean_terms(said)
         if context.regularizers:
-            terms += [self.penalties(context.regularizers, due, self.critics, shown, seen, task.heads, batch)]
+            terms += [self.penalties(context.regularizers, due, self.critics, shown, seen, outputs, task.heads, batch)]
         whole, others = gather_scores(outputs, task.heads, batch, terms)
         see_real(context.regularizers, context.objective, self.critics, [on_real for on_real, _ in whole])
         losses = [torch.stack(context.objective.critic(on_fake, on_real)).mean(1) for on_real, on_fake in whole]

@@ -21,9 +21,9 @@ from service.models.layer_kinds import layers_that_look_at_the_batch
 from service.replicas.row_sets import RowSet
 from service.tasks import Samples, View, mean_terms
 from service.training.context import TrainingContext
-from service.training.critics.joint_passes import two_passes, with_frozen_critic
-from service.training.critics.passes import GENERATED, CriticOutputs, gather_scores, run_critic
-from service.training.critics.penalties import penalties, see_real
+from service.training.critics.joint_passes import LOOKS
+from service.training.critics.passes import CriticOutputs, gather_scores
+from service.training.critics.penalties import gradients_wanted, penalties, see_real
 from service.training.health.divergence import Divergence
 from service.training.scaled_updates import scaled_updates
 from service.training.schemes import Read, Scheme, Stepper
@@ -130,12 +130,8 @@ class JointStepper(Stepper):
 def _others(context: TrainingContext) -> tuple[str, ...]:
     """The names of losses beside the adversarial ones."""
     task = context.task
-    return (
-        *context.term_names,
-        *task.fake_head_terms,
-        *task.real_head_terms,
-        *(["penalty"] if context.regularizers else []),
-    )
+    penalty = ["penalty"] if context.regularizers else []
+    return (*context.term_names, *task.fake_head_terms, *task.real_head_terms, *penalty)
 
 
 def _blank(view: View) -> View:
@@ -151,6 +147,10 @@ class _JointLoss(nn.Module):
         self.generator, self.critics = context.generator, context.critics
         self.scheme, self.context = scheme, context
         self.penalties = context.uncompiled(penalties)
+        look = LOOKS["together" if scheme.generator_trains_critic else scheme.passes]
+        same = scheme.fakes == "current" and not scheme.generator_trains_critic
+        self.wanted = gradients_wanted(context.regularizers) if same else ()
+        self.look = context.uncompiled(look) if self.wanted else look
 
     def forward(
         self,
@@ -165,16 +165,17 @@ class _JointLoss(nn.Module):
         made, seen = context.make(self.generator, draw, real), context.by_critic(task.seen(real))
         fakes = context.by_critic(made.views)
         detached = {name: view.detached() for name, view in fakes.items()}
-        shown, shown_rows = context.by_critic(previous), previous_rows
-        if self.scheme.fakes == "current":
-            shown, shown_rows = detached, batch.own_rows
-        rows = (batch.own_rows, batch.own_rows, shown_rows)
+        current = self.scheme.fakes == "current"
+        shown = detached if current else context.by_critic(previous)
+        rows = batch.own_rows, batch.own_rows, batch.own_rows if current else previous_rows
         outputs = [
-            self._outputs(critic, (fakes[name], seen[name], shown[name]), rows) for name, critic in self.critics.items()
+            self.look(critic, (fakes[name], seen[name], shown[name]), rows, batch, self.wanted, task.heads)
+            for name, critic in self.critics.items()
         ]
         terms = [*made.terms.values(), *self._head_terms(outputs, draw, real)]
         if context.regularizers:
-            terms += [self.penalties(context.regularizers, due, self.critics, detached, seen, task.heads, batch)]
+            penalised = detached, seen, outputs, task.heads
+            terms += [self.penalties(context.regularizers, due, self.critics, *penalised, batch)]
         whole, others = gather_scores(outputs, task.heads, batch, terms)
         see_real(context.regularizers, context.objective, self.critics, [on_real for _, on_real, _ in whole])
         losses, weights = (torch.stack(found) for found in zip(*map(self._weighted, whole), strict=True))
@@ -191,13 +192,6 @@ class _JointLoss(nn.Module):
         compared = real if self.scheme.generator_trains_critic else real._replace(logits=real.logits.detach())
         losses = torch.stack([objective.generator(fake, compared), *objective.critic(previous, real)])
         return losses, balance.weights(losses, lambda: _validities(objective, scores))
-
-    def _outputs(self, critic: nn.Module, views: tuple[View, ...], rows: tuple[RowSet, ...]) -> CriticOutputs:
-        """What the critic says of generated, real and previous images."""
-        if self.scheme.generator_trains_critic:
-            return run_critic(critic, views, rows, self.context.batch, GENERATED)
-        look = two_passes if self.scheme.passes == "two" else with_frozen_critic
-        return look(critic, views, rows, self.context.batch)
 
     def _head_terms(self, outputs: list[CriticOutputs], draw: Mapping[str, Tensor], real: Samples) -> list[Tensor]:
         heads = self.context.task.heads
