@@ -6,6 +6,8 @@ steps. One process trains one after the other on one core. It looks at every mar
 the end, or when Ctrl-C cuts it short, it prints the mean, the spread, and by how much a contender is ahead of the first
 one: the mean of the differences at the same seeds, with its 95 % interval (Student's).
 
+``--data own`` leaves contenders the data of their recipes, which must be the same, and measures the distance to these.
+
 ``--rates 1e-4,4e-4,1.6e-3`` trains each contender with every pair of these learning rates, the generator's and the
 critic's, and prints what a contender makes of them: the median over all pairs, and at how many it is ahead.
 """
@@ -16,7 +18,7 @@ import argparse
 import shlex
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import cache, partial
 from itertools import product
@@ -31,6 +33,8 @@ from torch import Tensor
 
 from benchmarks.digit_features import IMAGES, DigitDistance
 from benchmarks.in_process import opened
+from benchmarks.own_distance import OwnDistance
+from service.configuration.recipe import load
 from service.runs.on_replica.replica import Replica
 from service.tracking.sample_grids import grid
 
@@ -76,21 +80,22 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--rates", type=_rates, default=[], help="learning rates, of which every pair is tried")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--data", default="../shared/data/mnist", help="folder of MNIST's files")
+    parser.add_argument("--data", default="../shared/data/mnist", help="folder of MNIST's files, or own")
     parser.add_argument("--grids", type=Path, help=f"folder for pictures of {SHOWN} samples, one a look at seed 0")
     chosen = parser.parse_args(arguments)
     torch.set_num_threads(chosen.threads)
     marks, in_seconds = sorted(chosen.seconds or chosen.steps), bool(chosen.seconds)
     results: dict[tuple[int, str], list[float]] = {(mark, one): [] for mark in marks for one in chosen.contenders}
-    distance = cache(partial(DigitDistance, chosen.data))
+    data = [] if chosen.data == "own" else [f"data.source.uri={chosen.data}"]
     with tempfile.TemporaryDirectory() as storage, suppress(KeyboardInterrupt):
+        distance = _distance(chosen.data, chosen.contenders[0], storage)
         for seed, rates in product(range(chosen.seeds), _pairs(chosen.rates)):
             for place, contender in enumerate(chosen.contenders):
-                words = [f"data.source.uri={chosen.data}", f"seed={seed}", *rates]
+                words = [*data, f"seed={seed}", *rates]
                 if not in_seconds:
                     words.append(f"steps={marks[-1]}")
                 for mark, look in _trained(contender, words, marks, in_seconds, storage):
-                    away = distance(look.images.shape[2])(look.images)
+                    away = distance(look.images)
                     results[mark, contender].append(away)
                     at = "  ".join([f"seed {seed}  {look.steps:6,} steps  {look.seconds:5.0f} s", *rates])
                     print(f"{away:8.1f}  {at}  {contender}", flush=True)
@@ -104,6 +109,15 @@ def main(arguments: list[str] | None = None) -> None:
         found = [results[mark, contender][:runs] for contender in chosen.contenders]
         for values, contender in zip(found, chosen.contenders, strict=True):
             print(line(values, found[0], contender))
+
+
+def _distance(data: str, contender: str, storage: str) -> Callable[[Tensor], float]:
+    """Of images from MNIST's at the same size, or from a contender's own data."""
+    if data == "own":
+        recipe, *words = shlex.split(contender)
+        return OwnDistance(load(recipe, [*words, f"storage={storage}"]))
+    at_size = cache(partial(DigitDistance, data))
+    return lambda images: at_size(images.shape[2])(images)
 
 
 def _pairs(rates: Sequence[float]) -> list[list[str]]:
