@@ -18,7 +18,7 @@ METHODS = {
         "network.critic_batch_norm=false",
     ],
     "r3gan, joint, two passes": [
-        "batch.size=16", "network={name: r3gan, widths: [8, 8], group_channels: 4, blocks: 1, latent_dim: 8}",
+        "batch.size=16", "network={name: r3gan, widths: [8, 8, 8], group_channels: 4, blocks: 1, latent_dim: 8}",
         "objective={name: relativistic, against: partner}",
         "scheme={name: joint, fakes: current, generator_trains_critic: false, passes: two, balance: fixed}",
         "regularizers=[{name: r1, weight: 1, every: 1}, {name: r2, weight: 1, every: 1}]",
