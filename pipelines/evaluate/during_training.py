@@ -15,7 +15,8 @@ import ray
 import ray.train
 from rich.console import Console
 
-from pipelines.evaluate.evaluation import evaluate, protocol
+from pipelines.evaluate.evaluation import evaluate
+from pipelines.evaluate.protocol import protocol
 from pipelines.storage.location import Location
 from service.artifacts import run_checkpoints, run_figures
 from service.artifacts.generator_folder import write_generator

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from pipelines.evaluate.evaluation import Features, Protocol, Tasks, Work, evaluate, in_turn
+from pipelines.evaluate.evaluation import evaluate
+from pipelines.evaluate.protocol import Protocol
+from pipelines.evaluate.sides import Tasks, Work, in_turn
+from pipelines.quality.features import Features
 from pipelines.quality.figures import Figures, table
 from service.artifacts import model_cache, registry, version_page
 from service.generator import Generator
@@ -26,7 +29,7 @@ def judge(judged: Protocol, model: str, tasks: Tasks[Work, Features] = in_turn) 
     figures = {f"evaluation/{key}": value for key, value in measured.figures.items()}
     version_page.log_figures(name, number, uri, figures, judged.input)
     on = judged.input
-    told = f"Of {measured.samples:,} images on each side, {on.name} version {on.version}, as `{measured.fingerprint}`."
+    told = f"Of {measured.counted}, {on.name} version {on.version}, as `{measured.fingerprint}`."
     version_page.write_section(name, number, uri, "Figures", [told, "", *table({"value": measured})])
     tags = {tag: measured.model_dump_json(), "evaluation.fingerprint": measured.fingerprint}
     registry.tag(name, number, uri, tags)

@@ -168,6 +168,19 @@ class Loader:
             raise DamagedShardError(f"none of the blocks can be read ({self.manifest.rows:,} rows)")
         return _joined(found)
 
+    def rows(self, start: int, stop: int) -> LocalBatch:
+        """The samples from `start` to `stop` as they lie in the data set, those that there are.
+
+        Raises:
+            DamagedShardError: a block is damaged.
+        """
+        homes, rows = (found.tolist() for found in self._blocks.find(np.arange(start, min(stop, self.manifest.rows))))
+        opened = {home: self._blocks.open(home) for home in sorted(set(homes))}
+        found = self._assemble(0, [(opened[home], row) for home, row in zip(homes, rows, strict=True)])
+        for block in opened.values():
+            block.close()
+        return found
+
     def close(self) -> None:
         """Stop reading ahead, and give the memory back."""
         if self._ahead is not None:

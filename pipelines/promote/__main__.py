@@ -14,7 +14,7 @@ from rich.console import Console
 
 from pipelines.components import ConfigError
 from pipelines.data.ray_tasks import on_devices
-from pipelines.evaluate.evaluation import protocol
+from pipelines.evaluate.protocol import protocol
 from pipelines.exit_codes import ExitCode, exit_with
 from pipelines.promote.decision import NotComparableError
 from pipelines.promote.promotion import by_hand, promote, rollback

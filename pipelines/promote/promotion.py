@@ -9,11 +9,13 @@ from collections.abc import Callable
 from typing import Literal
 
 from pipelines.components import ConfigError
-from pipelines.evaluate.evaluation import Features, Protocol, Tasks, Work
+from pipelines.evaluate.protocol import Protocol
 from pipelines.evaluate.registered import judge
+from pipelines.evaluate.sides import Tasks, Work
 from pipelines.exit_codes import ExitCode
 from pipelines.promote.decision import Decision, decide
 from pipelines.promote.succession import Reign, Succession
+from pipelines.quality.features import Features
 from pipelines.quality.figures import Figures
 from pipelines.storage.location import Location, join
 from service.artifacts import registry, version_page

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 #: KID is a mean over so many blocks of images, of at most so many each: its error is that of the mean.
 _BLOCKS, _BLOCK_ROWS = 10, 1000
 #: The k of k nearest neighbours: what Naeem et al. 2020 take.
 NEIGHBOURS = 5
 _ROWS_AT_ONCE = 1024
+#: An Inception score is a mean over so many splits of the images, as Salimans et al. 2016 took it.
+_SPLITS = 10
 #: A class counts as covered if it is generated at least this often, as a share of how often it is real.
 _COVERED = 0.1
 #: Features that are nearer to each other than this share of their size are the same but for rounding.
@@ -34,30 +38,54 @@ class Neighbourhoods(NamedTuple):
     coverage: float
 
 
-class _Given(nn.Module):
-    """Hands on features as they come, where torchmetrics expects a network."""
+class InceptionScore(NamedTuple):
+    """The mean and the standard deviation over splits."""
 
-    def __init__(self, count: int) -> None:
-        super().__init__()
-        self.num_features = count
-
-    def forward(self, features: Tensor) -> Tensor:
-        return features
+    value: float
+    deviation: float
 
 
-def fid(real: Tensor, generated: Tensor) -> float:
-    """Of features (N, D) and (M, D).
+class Moments(NamedTuple):
+    """What a Fréchet distance needs of features, however many rows there are: float64.
+
+    Attributes:
+        mean: (D,).
+        covariance: (D, D), unbiased.
+    """
+
+    rows: int
+    mean: Tensor
+    covariance: Tensor
+
+
+def moments(parts: Iterable[Tensor], side: str = "real") -> Moments:
+    """Of features that come in parts, (N, D) each; no part is kept.
 
     Raises:
         ValueError: some are not finite.
     """
-    _check_finite(real, generated)
-    from torchmetrics.image.fid import FrechetInceptionDistance  # It takes seconds, for which no training should wait.
+    rows, total, products = 0, torch.zeros(()), torch.zeros(())
+    for part in parts:
+        _check_finite(side, part)
+        values = part.double()
+        rows, total, products = rows + len(values), total + values.sum(0), products + values.T @ values
+    mean = total / rows
+    return Moments(rows, mean, (products - rows * mean.outer(mean)) / (rows - 1))
 
-    metric = FrechetInceptionDistance(feature=_Given(real.shape[1]), normalize=False).set_dtype(torch.float64)
-    metric.update(real.double(), real=True)
-    metric.update(generated.double(), real=False)
-    return float(metric.compute())
+
+def fid(real: Tensor | Moments, generated: Tensor) -> float:
+    """The Fréchet distance of features (N, D), or of what is known of them, and (M, D).
+
+    The trace of a product's root is the sum of the roots of its eigenvalues, which takes no root of a matrix.
+
+    Raises:
+        ValueError: some are not finite.
+    """
+    known = moments([real]) if isinstance(real, Tensor) else real
+    made = moments([generated], "generated")
+    roots = torch.linalg.eigvals(known.covariance @ made.covariance).sqrt().real
+    apart = (known.mean - made.mean).square().sum()
+    return float(apart + known.covariance.trace() + made.covariance.trace() - 2 * roots.sum())
 
 
 def kid(real: Tensor, generated: Tensor) -> Kid:
@@ -66,8 +94,8 @@ def kid(real: Tensor, generated: Tensor) -> Kid:
     Raises:
         ValueError: there are fewer than two rows for each block, or some are not finite.
     """
-    _check_finite(real, generated)
-    from torchmetrics.image.kid import poly_mmd  # As above.
+    _check_both_finite(real, generated)
+    from torchmetrics.image.kid import poly_mmd  # It takes seconds, for which no training should wait.
 
     rows = min(len(real), len(generated))
     size = min(_BLOCK_ROWS, rows // _BLOCKS)
@@ -90,7 +118,7 @@ def neighbourhoods(real: Tensor, generated: Tensor, k: int = NEIGHBOURS) -> Neig
     Raises:
         ValueError: there are no more than `k` rows on a side, or some are not finite.
     """
-    _check_finite(real, generated)
+    _check_both_finite(real, generated)
     if min(len(real), len(generated)) <= k:
         raise ValueError(f"{k} neighbours need {k + 1} images on each side, not {min(len(real), len(generated))}")
     real, generated = real.double(), generated.double()
@@ -123,15 +151,37 @@ def _apart(some: Tensor, others: Tensor) -> Tensor:
     return apart.masked_fill_(apart <= _SAME * (some.norm(dim=1)[:, None] + others.norm(dim=1)), 0)
 
 
-def _check_finite(*sides: Tensor) -> None:
+def _check_both_finite(real: Tensor, generated: Tensor) -> None:
+    _check_finite("real", real)
+    _check_finite("generated", generated)
+
+
+def _check_finite(name: str, features: Tensor) -> None:
     """Raise ValueError where a feature is not a number: LAPACK ends the process at such ones."""
-    for name, features in zip(("real", "generated"), sides, strict=True):
-        bad = int((~features.isfinite()).any(1).sum())
-        if bad:
-            raise ValueError(
-                f"the features of {bad} of {len(features)} {name} images are not finite: look at the weights of the "
-                "feature network, and at the images"
-            )
+    bad = int((~features.isfinite()).any(1).sum())
+    if bad:
+        raise ValueError(
+            f"the features of {bad} of {len(features)} {name} images are not finite: look at the weights of the "
+            "feature network, and at the images"
+        )
+
+
+def inception_score(logits: Tensor) -> InceptionScore:
+    """Of generated images' logits (N, K), in random order: exp of the mean KL(p(y|x) || p(y)), split by split.
+
+    Raises:
+        ValueError: there are fewer images than splits, or some logits are not finite.
+    """
+    if len(logits) < _SPLITS:
+        raise ValueError(f"an Inception score needs {_SPLITS} images, not {len(logits)}")
+    _check_finite("generated", logits)
+    scores = []
+    for low, high in pairwise(number * len(logits) // _SPLITS for number in range(_SPLITS + 1)):
+        known = logits[low:high].double().log_softmax(1)
+        mean = known.exp().mean(0).log()
+        scores.append((known.exp() * (known - mean)).sum(1).mean().exp())
+    found = torch.stack(scores)
+    return InceptionScore(float(found.mean()), float(found.std(correction=0)))
 
 
 def class_coverage(real: Tensor, generated: Tensor) -> float:

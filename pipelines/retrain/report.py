@@ -90,7 +90,7 @@ def text(outcome: Outcome, pictures: set[str]) -> str:
         *(["![Losses and weights](curves.png)", ""] if "curves" in pictures else []),
         "## Figures",
         "",
-        f"Of {outcome.candidate.samples:,} images on each side, evaluation `{outcome.candidate.fingerprint}`.",
+        f"Of {outcome.candidate.counted}, evaluation `{outcome.candidate.fingerprint}`.",
         "",
         *table({"candidate": outcome.candidate, **({"champion": outcome.champion} if outcome.champion else {})}),
         "",

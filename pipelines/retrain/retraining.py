@@ -17,7 +17,7 @@ from pipelines.components import ConfigError
 from pipelines.data.ray_tasks import on_devices
 from pipelines.data.shards import Manifest
 from pipelines.evaluate import during_training
-from pipelines.evaluate.evaluation import protocol
+from pipelines.evaluate.protocol import protocol
 from pipelines.exit_codes import ExitCode
 from pipelines.promote.promotion import promote, succession_of
 from pipelines.retrain.report import Outcome, write_report

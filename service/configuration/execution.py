@@ -111,6 +111,11 @@ class Evaluation(Options):
     samples: int = Field(
         10_000, ge=20, description="images to compare on each side, at most as many as the data set has"
     )
+    real: Literal["sample", "all"] = Field(
+        "sample",
+        description="FID is to a sample of as many real images, or to all, however many are generated; KID and others "
+        "are to the sample",
+    )
     seed: int = Field(0, description="seed for choosing and generating the compared images")
     during_training: bool = Field(False, description="also measure every checkpoint, while training continues")
     stop: EarlyStop | None = Field(

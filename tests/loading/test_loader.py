@@ -61,6 +61,20 @@ def test_the_loader_gives_the_orders_rows(numbers: tuple[Location, Images], open
         assert batch.paired is None
 
 
+@pytest.mark.parametrize(
+    ("start", "stop"), [(0, 100), (449, 451), (2000, 2048), (2000, 2100), (2048, 2100), (3000, 3100)]
+)
+def test_rows_are_read_as_they_lie(
+    start: int, stop: int, numbers: tuple[Location, Images], open_loaders: list[Loader]
+) -> None:
+    folder, images = numbers
+    loader = open_loader(folder, GREY, 64, 7)
+    open_loaders.append(loader)
+    found = loader.rows(start, stop)
+    assert np.array_equal(found.images[:, 0].numpy(), images[start:stop])
+    assert found.labels.tolist() == [row % 10 for row in range(start, min(stop, 2048))]
+
+
 @pytest.mark.parametrize("world_size", [1, 2, 3, 5, 64])
 def test_replicas_share_out_what_one_would_read(
     world_size: int, numbers: tuple[Location, Images], open_loaders: list[Loader]

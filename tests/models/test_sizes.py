@@ -10,7 +10,8 @@ from pipelines.components import ConfigError, find, names
 from pipelines.data.images import Transform
 from pipelines.data.ingest import ingest
 from pipelines.data.sources.digits import Digits
-from pipelines.evaluate.evaluation import evaluate, protocol
+from pipelines.evaluate.evaluation import evaluate
+from pipelines.evaluate.protocol import protocol
 from pipelines.storage.location import Location
 from service.artifacts.generator_folder import write_generator
 from service.configuration.recipe import load

@@ -14,8 +14,10 @@ from pipelines.data.images import Transform
 from pipelines.data.ingest import ingest
 from pipelines.data.ray_tasks import on_devices
 from pipelines.data.sources.folder import Folder
-from pipelines.evaluate.evaluation import Features, Protocol, Side, Work, compared, evaluate, features_of, protocol
-from pipelines.quality.features import Reference
+from pipelines.evaluate.evaluation import compared, evaluate
+from pipelines.evaluate.protocol import Protocol, protocol
+from pipelines.evaluate.sides import Side, Work, features_of
+from pipelines.quality.features import Features, Reference
 from pipelines.quality.features.classifier import Classifier
 from pipelines.quality.features.inception import Inception
 from pipelines.storage.location import Location

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from scipy import linalg
 
-from pipelines.quality.metrics import class_coverage, fid, kid, neighbourhoods
+from pipelines.quality.metrics import class_coverage, fid, inception_score, kid, moments, neighbourhoods
 
 ROWS, WIDTH, K = 240, 16, 5
 
@@ -33,6 +33,51 @@ def test_fid_is_the_frechet_distance_of_two_gaussians(sides: tuple[torch.Tensor,
     expected = ((real.mean(0) - made.mean(0)) ** 2).sum()
     expected += np.trace(np.cov(real, rowvar=False) + np.cov(made, rowvar=False) - 2 * root)
     assert fid(*sides) == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("parts", [[ROWS], [7, 100, ROWS - 107], [1] * ROWS])
+def test_a_frechet_distance_takes_features_in_parts(sides: tuple[torch.Tensor, torch.Tensor], parts: list[int]) -> None:
+    real, _ = arrays(sides)
+    known = moments(sides[0].split(parts))
+    assert known.rows == ROWS
+    assert np.allclose(known.mean, real.mean(0), rtol=1e-12, atol=1e-12)
+    assert np.allclose(known.covariance, np.cov(real, rowvar=False), rtol=1e-10, atol=1e-10)
+    assert fid(known, sides[1]) == pytest.approx(fid(*sides), rel=1e-9)
+
+
+def test_the_frechet_distance_is_clean_fids(sides: tuple[torch.Tensor, torch.Tensor]) -> None:
+    theirs = pytest.importorskip("cleanfid.fid", reason="clean-fid is not installed")
+    assert fid(*sides) == pytest.approx(theirs.fid_from_feats(*arrays(sides)), rel=1e-6)
+
+
+def test_an_inception_score_is_that_of_the_paper() -> None:
+    logits = np.random.default_rng(2).normal(size=(73, 30)) * 4
+    given = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    scores = []
+    for number in range(10):
+        part = given[number * 73 // 10 : (number + 1) * 73 // 10]
+        scores.append(np.exp((part * np.log(part / part.mean(0))).sum(1).mean()))
+    found = inception_score(torch.from_numpy(logits))
+    assert found.value == pytest.approx(np.mean(scores), rel=1e-10)
+    assert found.deviation == pytest.approx(np.std(scores), rel=1e-10)
+
+
+def test_an_inception_score_counts_classes() -> None:
+    """It is their number where each is generated as often, and certainly so; and 1 where all images look alike."""
+    certain = 1000.0 * torch.eye(8).repeat(50, 1)
+    assert inception_score(certain) == pytest.approx((8, 0))
+    assert inception_score(torch.ones(40, 8)) == pytest.approx((1, 0))
+    with pytest.raises(ValueError, match="needs 10 images, not 9"):
+        inception_score(torch.ones(9, 8))
+
+
+def test_an_inception_score_is_torch_fidelitys() -> None:
+    theirs = pytest.importorskip("torch_fidelity.metric_isc", reason="torch-fidelity is not installed")
+    logits = torch.randn(503, 1008, generator=torch.Generator().manual_seed(4)) * 3
+    expected = theirs.isc_features_to_metric(logits, shuffle=False)
+    assert inception_score(logits) == pytest.approx(
+        (expected["inception_score_mean"], expected["inception_score_std"]), rel=1e-9
+    )
 
 
 def test_kid_is_the_unbiased_mmd_of_blocks_with_the_error_of_their_mean(

@@ -8,7 +8,8 @@ from rich.console import Console
 
 from pipelines.data.images import Transform
 from pipelines.data.ingest import ingest
-from pipelines.evaluate.evaluation import evaluate, protocol
+from pipelines.evaluate.evaluation import evaluate
+from pipelines.evaluate.protocol import protocol
 from pipelines.storage.location import Location
 from service.artifacts.generator_folder import write_generator
 from service.configuration.recipe import load

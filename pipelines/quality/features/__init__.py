@@ -32,11 +32,25 @@ class Reference(NamedTuple):
     kept: Location
 
 
+class Features(NamedTuple):
+    """What a network makes of N images.
+
+    Attributes:
+        values: (N, D), float32.
+        classes: (N,), of the data set's labels; -1 where it tells none.
+        logits: (N, K), of the classes that it was trained on, for an Inception score; None where it tells none.
+    """
+
+    values: Tensor
+    classes: Tensor
+    logits: Tensor | None = None
+
+
 class Extractor(Protocol):
     """A network that is ready: on the CPU, in evaluation mode."""
 
-    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, C, H, W) uint8 -> features (N, D), float32, and classes (N,), which are -1 if it tells none."""
+    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor] | Features:
+        """Of (N, C, H, W) uint8: `Features`, or the first two of them."""
 
     def to(self, device: str) -> nn.Module: ...
 
