@@ -6,7 +6,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from pipelines.evaluate.evaluation import protocol
+from pipelines.evaluate.protocol import protocol
 from pipelines.loading.loader import open_loader
 from pipelines.quality.metrics import fid
 from service.configuration.config import Run
@@ -23,7 +23,7 @@ class OwnDistance:
         self.images = found.manifest.rows
         loader = open_loader(found.folder, found.transform, _AT_ONCE, 0, version=found.manifest.version)
         try:
-            self._real = self._features(loader.some(self.images).images)
+            self._real = self._features(loader.rows(0, self.images).images)
         finally:
             loader.close()
 
