@@ -178,8 +178,10 @@ def inception_score(logits: Tensor) -> InceptionScore:
     scores = []
     for low, high in pairwise(number * len(logits) // _SPLITS for number in range(_SPLITS + 1)):
         known = logits[low:high].double().log_softmax(1)
-        mean = known.exp().mean(0).log()
-        scores.append((known.exp() * (known - mean)).sum(1).mean().exp())
+        given = known.exp()
+        # A class that no image is of has a mean of 0, whose logarithm is not finite.
+        apart = torch.where(given > 0, given * (known - given.mean(0).log()), 0)
+        scores.append(apart.sum(1).mean().exp())
     found = torch.stack(scores)
     return InceptionScore(float(found.mean()), float(found.std(correction=0)))
 

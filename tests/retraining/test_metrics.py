@@ -67,6 +67,8 @@ def test_an_inception_score_counts_classes() -> None:
     certain = 1000.0 * torch.eye(8).repeat(50, 1)
     assert inception_score(certain) == pytest.approx((8, 0))
     assert inception_score(torch.ones(40, 8)) == pytest.approx((1, 0))
+    never = torch.full((400, 1), -1000.0)
+    assert inception_score(torch.cat([certain, never], 1)) == pytest.approx((8, 0))
     with pytest.raises(ValueError, match="needs 10 images, not 9"):
         inception_score(torch.ones(9, 8))
 
