@@ -25,6 +25,7 @@ from service.artifacts import registry
 from service.configuration.config import Run
 from service.configuration.overrides import parse, refuse_flags
 from service.configuration.recipe import load
+from service.configuration.tree import flatten
 from service.runs.driver import cluster
 from service.runs.driver.failures import RunError
 from service.tracking.tracker import TrackingError
@@ -43,14 +44,14 @@ def show(measured: Figures, console: Console) -> None:
 
 def reporting(run: Run, words: Sequence[str]) -> Run:
     """A run whose models are measured as clean-fid does it, but for what words say; another feature network stays."""
-    given = parse(words)
+    given = dict(flatten(parse(words)))
     asked: dict[str, object] = {}
     if "evaluation.samples" not in given:
         asked["samples"] = _REPORTED
     if "evaluation.real" not in given:
         asked["real"] = "all"
     features = run.evaluation.features or Inception()
-    if isinstance(features, Inception) and not given.keys() & {"evaluation.features", "evaluation.features.resize"}:
+    if isinstance(features, Inception) and "evaluation.features.resize" not in given:
         features = features.model_copy(update={"resize": "clean"})
     evaluation = run.evaluation.model_copy(update={**asked, "features": features})
     return run.model_copy(update={"evaluation": evaluation})
@@ -87,7 +88,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m pipeline
             run = reporting(run, chosen.overrides)
         registry.version_of(chosen.model, run.tracking_uri)  # Before anything takes time.
         cluster.connect(run)
-        show(judge(protocol(run, console()), chosen.model, on_devices), console())
+        show(judge(protocol(run, console()), chosen.model, on_devices, for_others=chosen.report), console())
     except (ConfigError, registry.NoModelError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return ExitCode.USER_ERROR

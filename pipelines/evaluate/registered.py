@@ -11,8 +11,11 @@ from service.artifacts import model_cache, registry, version_page
 from service.generator import Generator
 
 
-def judge(judged: Protocol, model: str, tasks: Tasks[Work, Features] = in_turn) -> Figures:
+def judge(judged: Protocol, model: str, tasks: Tasks[Work, Features] = in_turn, for_others: bool = False) -> Figures:
     """What the registry notes of a model in this evaluation; measured first, if it notes nothing.
+
+    Args:
+        for_others: to publish; such figures have metrics and a section of their own, beside those of promotions.
 
     Raises:
         ConfigError: the model is not one for this data.
@@ -26,11 +29,12 @@ def judge(judged: Protocol, model: str, tasks: Tasks[Work, Features] = in_turn) 
         return Figures.model_validate_json(noted)
     generator = Generator.read(model_cache.pull(f"models:/{name}/{number}", uri, model_cache.CACHE.expanduser()))
     measured = evaluate(judged, generator, tasks)
-    figures = {f"evaluation/{key}": value for key, value in measured.figures.items()}
+    kind, title = ("report", "Figures to publish") if for_others else ("evaluation", "Figures")
+    figures = {f"{kind}/{key}": value for key, value in measured.figures.items()}
     version_page.log_figures(name, number, uri, figures, judged.input)
     on = judged.input
     told = f"Of {measured.counted}, {on.name} version {on.version}, as `{measured.fingerprint}`."
-    version_page.write_section(name, number, uri, "Figures", [told, "", *table({"value": measured})])
-    tags = {tag: measured.model_dump_json(), "evaluation.fingerprint": measured.fingerprint}
+    version_page.write_section(name, number, uri, title, [told, "", *table({"value": measured})])
+    tags = {tag: measured.model_dump_json(), f"{kind}.fingerprint": measured.fingerprint}
     registry.tag(name, number, uri, tags)
     return measured

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mlflow import MlflowClient
 from scipy import linalg
 from torch import Tensor, nn
 
@@ -16,6 +17,7 @@ from pipelines.evaluate import evaluation
 from pipelines.evaluate.__main__ import main, reporting
 from pipelines.evaluate.evaluation import evaluate
 from pipelines.evaluate.protocol import Protocol, protocol
+from pipelines.evaluate.registered import judge
 from pipelines.evaluate.sides import Side, Work, features_of, features_of_side, in_turn, joined
 from pipelines.loading.loader import open_loader
 from pipelines.quality.features import Features
@@ -24,6 +26,7 @@ from pipelines.quality.features.dinov2 import Dinov2
 from pipelines.quality.features.inception import Inception
 from pipelines.quality.figures import Figures, table
 from pipelines.quality.metrics import moments, neighbourhoods
+from service.artifacts.registry import ModelName
 from service.configuration.config import Run
 from service.configuration.recipe import load
 from service.configuration.tree import dump
@@ -192,11 +195,30 @@ def test_a_report_is_by_clean_fids_protocol_unless_words_say_otherwise(tmp_path:
     clean = Inception(resize="clean")
     assert found_of() == (50_000, "all", clean)
     assert found_of("evaluation.samples=10000", "evaluation.real=sample") == (10_000, "sample", clean)
+    assert found_of("evaluation={samples: 10000, real: sample}") == (10_000, "sample", clean)
     assert found_of("evaluation.features.weights=x") == (50_000, "all", Inception(resize="clean", weights="x"))
     assert found_of("evaluation.features.resize=tensorflow") == (50_000, "all", Inception())
-    assert found_of("evaluation.features=inception") == (50_000, "all", Inception())
+    assert found_of("evaluation.features={name: inception, resize: tensorflow}") == (50_000, "all", Inception())
+    assert found_of("evaluation.features=inception") == found_of("evaluation.features.name=inception") == found_of()
     assert found_of("evaluation.features={name: dinov2, weights: y}") == (50_000, "all", Dinov2(weights="y"))
     assert found_of("evaluation.features.name=classifier") == (50_000, "all", Classifier())
+
+
+def test_a_report_leaves_the_figures_that_a_promotion_goes_by(tmp_path: Path) -> None:
+    trained = Trained(tmp_path, "network.generator_channels=4")
+    name, server = ModelName.of(trained.register()).name, MlflowClient(trained.uri)
+    few = "evaluation.samples=100"
+    usual = judge(protocol(asked(tmp_path, few), QUIET), f"models:/{name}/1")
+    report = judge(protocol(asked(tmp_path, few, "evaluation.real=all"), QUIET), f"models:/{name}/1", for_others=True)
+    assert report.fid != usual.fid
+    metrics = server.get_run(trained.run_id).data.metrics
+    assert (metrics["evaluation/fid"], metrics["report/fid"]) == (usual.fid, report.fid)
+    version = server.get_model_version(name, "1")
+    assert version.tags["evaluation.fingerprint"] == usual.fingerprint
+    assert version.tags["report.fingerprint"] == report.fingerprint
+    sections = version.description.split("\n## ")[-2:]
+    assert sections[0].startswith("Figures\n") and usual.fingerprint in sections[0]
+    assert sections[1].startswith("Figures to publish\n") and report.fingerprint in sections[1]
 
 
 @pytest.mark.long
