@@ -88,7 +88,7 @@ def main(arguments: list[str] | None = None) -> None:
     results: dict[tuple[int, str], list[float]] = {(mark, one): [] for mark in marks for one in chosen.contenders}
     data = [] if chosen.data == "own" else [f"data.source.uri={chosen.data}"]
     with tempfile.TemporaryDirectory() as storage, suppress(KeyboardInterrupt):
-        distance = _distance(chosen.data, chosen.contenders[0], storage)
+        distance = _distance(chosen.data, chosen.contenders, storage)
         for seed, rates in product(range(chosen.seeds), _pairs(chosen.rates)):
             for place, contender in enumerate(chosen.contenders):
                 words = [*data, f"seed={seed}", *rates]
@@ -111,11 +111,14 @@ def main(arguments: list[str] | None = None) -> None:
             print(line(values, found[0], contender))
 
 
-def _distance(data: str, contender: str, storage: str) -> Callable[[Tensor], float]:
-    """Of images from MNIST's at the same size, or from a contender's own data."""
+def _distance(data: str, contenders: Sequence[str], storage: str) -> Callable[[Tensor], float]:
+    """Of images from MNIST's at the same size, or from the contenders' own data."""
     if data == "own":
-        recipe, *words = shlex.split(contender)
-        return OwnDistance(load(recipe, [*words, f"storage={storage}"]))
+        given = [shlex.split(contender) for contender in contenders]
+        first, *others = [load(recipe, [*words, f"storage={storage}"]) for recipe, *words in given]
+        if any(other.data != first.data for other in others):
+            raise SystemExit("--data own: contenders' recipes have different data; give all of them the same")
+        return OwnDistance(first)
     at_size = cache(partial(DigitDistance, data))
     return lambda images: at_size(images.shape[2])(images)
 
