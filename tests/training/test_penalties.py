@@ -8,9 +8,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipelines.components import resolve
-from service.losses.regularizers import Regularizer
+from service.losses.regularizers import Critic, Regularizer
 from service.losses.regularizers.r1 import R1
+from service.losses.regularizers.r2 import R2
 from service.models.networks.mlp import MLP
+from service.replicas.global_batch import GlobalBatch
+from service.tasks import View
 from service.training.context import TrainingContext
 from service.training.schemes import Scheme
 from service.training.schemes.alternating import Alternating
@@ -105,3 +108,12 @@ def test_the_critic_is_called_no_more_often_for_them(name: str, calls: int) -> N
 def test_a_penalty_now_and_then_takes_a_pass_of_its_own() -> None:
     assert R1(every=1).gradient_at == "real"
     assert R1(every=2).gradient_at is None
+
+
+def test_so_does_one_of_a_users_own() -> None:
+    class Bounded(R1):
+        def penalty(self, critic: Critic, fake: View, real: View, batch: GlobalBatch) -> Tensor:
+            return super().penalty(critic, fake, real, batch).clamp_max(1)
+
+    assert Bounded(every=1).gradient_at is None
+    assert R2(every=1).gradient_at == "fake"

@@ -22,7 +22,8 @@ class R1(Regularizer):
 
     @property
     def gradient_at(self) -> Place | None:
-        return self.place if self.every == 1 else None
+        own = type(self).penalty is R1.penalty  # Not that of a part from outside, which is more than the gradient's.
+        return self.place if own and self.every == 1 else None
 
     def due(self, step: int) -> bool:
         return step % self.every == 0
