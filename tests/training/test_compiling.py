@@ -121,6 +121,19 @@ def test_a_penalty_that_is_not_due_at_every_step_takes_no_new_code(digits: Locat
     assert distance(found, plain) < 1e-9
 
 
+@pytest.mark.parametrize(
+    "scheme", ["alternating", "{name: joint, generator_trains_critic: false, fakes: current, passes: two}"]
+)
+def test_what_penalties_share_leaves_the_rest_of_a_step_compiled(scheme: str, digits: Location) -> None:
+    words = ["batch.size=8", f"scheme={scheme}", "network.critic_batch_norm=false"]
+    words += ["regularizers=[{name: r1, every: 1}, {name: r2, every: 1}]"]
+    plain, _ = trained(0, 1, digits.path, words, "aot_eager", 3)
+    found, recompiled = trained(0, 1, digits.path, ["compile=true", *words], "aot_eager", 3)
+    assert recompiled == 0
+    assert distance(found, plain) < 1e-9
+    assert counters["frames"]["ok"] == counters["frames"]["total"], "code was given up"
+
+
 def test_schedules_and_weights_of_updates_take_no_new_code(digits: Location) -> None:
     words = [
         "batch.size=8", "network.critic_batch_norm=false", "scheme.balance.applied_to=update",

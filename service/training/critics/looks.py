@@ -5,7 +5,8 @@ Such penalties then need no pass of their own: the loss's is the first half of t
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +48,18 @@ def look(
             for number, (view, place, part) in enumerate(zip(views, places, rows, strict=True))
         ]
     )
+
+
+def of_each(look: Callable[..., CriticOutputs]) -> Callable[..., list[CriticOutputs]]:
+    """A look of one critic -> that of each of several, whose views are by their names.
+
+    It is one call: torch.compile compiles nothing of a loss whose loop it would have to leave half way.
+    """
+
+    def looks(critics: nn.ModuleDict, views: Mapping[str, Sequence[View]], *given: Any) -> list[CriticOutputs]:
+        return [look(critic, views[name], *given) for name, critic in critics.items()]
+
+    return looks
 
 
 def joined(parts: Sequence[CriticOutputs]) -> CriticOutputs:

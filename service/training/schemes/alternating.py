@@ -13,7 +13,7 @@ from pipelines.components import Options, name_of
 from service.losses.objectives import Objective
 from service.tasks import Samples, View, mean_terms
 from service.training.context import TrainingContext
-from service.training.critics.looks import look
+from service.training.critics.looks import look, of_each
 from service.training.critics.passes import (
     COMPARED,
     GENERATED,
@@ -219,7 +219,7 @@ class _CriticLoss(nn.Module):
         super().__init__()
         self.critics, self.context, self.factor = context.critics, context, factor
         self.penalties, self.wanted = context.uncompiled(penalties), gradients_wanted(context.regularizers)
-        self.look = context.uncompiled(look) if self.wanted else look
+        self.look = context.uncompiled(of_each(look)) if self.wanted else of_each(look)
 
     def forward(
         self,
@@ -233,12 +233,8 @@ class _CriticLoss(nn.Module):
         context, batch, task = self.context, self.context.batch, self.context.task
         seen, shown = context.by_critic(task.seen(real)), context.by_critic(fakes)
         rows = [batch.own_rows, batch.own_rows]
-        outputs = [
-            self.look(
-                critic, (seen[name], shown[name]), ("real", "fake"), rows, batch, SHOWN_REAL, self.wanted, task.heads
-            )
-            for name, critic in self.critics.items()
-        ]
+        views = {name: (seen[name], shown[name]) for name in self.critics}
+        outputs = self.look(self.critics, views, ("real", "fake"), rows, batch, SHOWN_REAL, self.wanted, task.heads)
         terms: list[Tensor] = []
         if task.heads:
             said = []

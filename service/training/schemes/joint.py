@@ -22,6 +22,7 @@ from service.replicas.row_sets import RowSet
 from service.tasks import Samples, View, mean_terms
 from service.training.context import TrainingContext
 from service.training.critics.joint_passes import LOOKS
+from service.training.critics.looks import of_each
 from service.training.critics.passes import CriticOutputs, gather_scores
 from service.training.critics.penalties import gradients_wanted, penalties, see_real
 from service.training.health.divergence import Divergence
@@ -147,7 +148,7 @@ class _JointLoss(nn.Module):
         self.generator, self.critics = context.generator, context.critics
         self.scheme, self.context = scheme, context
         self.penalties = context.uncompiled(penalties)
-        look = LOOKS["together" if scheme.generator_trains_critic else scheme.passes]
+        look = of_each(LOOKS["together" if scheme.generator_trains_critic else scheme.passes])
         same = scheme.fakes == "current" and not scheme.generator_trains_critic
         self.wanted = gradients_wanted(context.regularizers) if same else ()
         self.look = context.uncompiled(look) if self.wanted else look
@@ -168,10 +169,8 @@ class _JointLoss(nn.Module):
         current = self.scheme.fakes == "current"
         shown = detached if current else context.by_critic(previous)
         rows = batch.own_rows, batch.own_rows, batch.own_rows if current else previous_rows
-        outputs = [
-            self.look(critic, (fakes[name], seen[name], shown[name]), rows, batch, self.wanted, task.heads)
-            for name, critic in self.critics.items()
-        ]
+        views = {name: (fakes[name], seen[name], shown[name]) for name in self.critics}
+        outputs = self.look(self.critics, views, rows, batch, self.wanted, task.heads)
         terms = [*made.terms.values(), *self._head_terms(outputs, draw, real)]
         if context.regularizers:
             penalised = detached, seen, outputs, task.heads
