@@ -109,7 +109,10 @@ class Evaluation(Options):
         description="feature network to compare images in [default: classifier if there are labels, else inception]",
     )
     samples: int = Field(
-        10_000, ge=20, description="images to compare on each side, at most as many as the data set has"
+        10_000,
+        ge=20,
+        description="images to compare on each side, at most as many as the data set has; so many are generated, "
+        "however many it has, where real is all",
     )
     real: Literal["sample", "all"] = Field(
         "sample",
