@@ -7,11 +7,10 @@ from rich.console import Console
 from torch import Tensor
 
 from pipelines.evaluate.protocol import protocol
-from pipelines.loading.loader import open_loader
+from pipelines.evaluate.sides import BATCH, Side, features_of_side, in_turn, joined
 from pipelines.quality.metrics import fid
 from service.configuration.config import Run
-
-_AT_ONCE = 100
+from service.configuration.tree import dump
 
 
 class OwnDistance:
@@ -19,18 +18,11 @@ class OwnDistance:
 
     def __init__(self, run: Run) -> None:
         judged = protocol(run, Console(quiet=True))
-        self._extractor, found = judged.extractor, judged.reference
-        self.images = found.manifest.rows
-        loader = open_loader(found.folder, found.transform, _AT_ONCE, 0, version=found.manifest.version)
-        try:
-            self._real = self._features(loader.rows(0, self.images).images)
-        finally:
-            loader.close()
-
-    def __call__(self, generated: Tensor) -> float:
-        """Of (N, C, H, W) uint8 images."""
-        return fid(self._real, self._features(generated))
+        self._extractor = judged.extractor
+        real = Side(dump(run), judged.data, judged.extractor, whole=True)
+        self._real = joined(features_of_side(real, judged.reference.manifest.rows, in_turn)).values
 
     @torch.no_grad()
-    def _features(self, images: Tensor) -> Tensor:
-        return torch.cat([self._extractor(part)[0] for part in images.split(_AT_ONCE)])
+    def __call__(self, generated: Tensor) -> float:
+        """Of (N, C, H, W) uint8 images."""
+        return fid(self._real, torch.cat([self._extractor(part)[0] for part in generated.split(BATCH)]))

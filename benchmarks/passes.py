@@ -27,6 +27,7 @@ from service.replicas.global_batch import GlobalBatch
 from service.replicas.global_layers import follow_global_batch
 from service.tasks import View
 from service.training.critics.passes import run_critic
+from service.training.schemes.joint import Joint
 
 SIZE, ROUNDS = 64, 40
 KINDS: dict[str, tuple[LatentNetwork, ImageShape]] = {
@@ -83,7 +84,8 @@ def kinds_of(name: str) -> dict[str, list[str]]:
     """A recipe's steps to compare: alternating, joint and, where it is allowed, with one look for both networks."""
     joint = f"self-{name}"
     found = {"alternating": [name], "joint": [joint]}
-    if load(joint).scheme.passes == "two":  # type: ignore[attr-defined]
+    scheme = load(joint).scheme
+    if isinstance(scheme, Joint) and scheme.passes == "two":
         return {"alternating": [name], "one look": [joint]}
     with suppress(ConfigError):
         load(joint, _TWO)

@@ -88,7 +88,7 @@ def test_a_step_takes_the_gradients_of_the_losses_written_out(name: str, penalis
 def test_so_it_does_where_the_critic_looks_at_the_batch(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Against passes of the penalties' own, which are compared with their formulas elsewhere."""
     shared, metrics = stepped(SCHEMES[name], context(None, PLACES["both"]))
-    monkeypatch.setattr(R1, "gradient_at", None)
+    monkeypatch.setattr(R1, "shares", False)
     apart, expected = stepped(SCHEMES[name], context(None, PLACES["both"]))
     for key, gradient in apart.items():
         torch.testing.assert_close(shared[key], gradient, rtol=1e-8, atol=1e-13, msg=key)
@@ -106,8 +106,8 @@ def test_the_critic_is_called_no_more_often_for_them(name: str, calls: int) -> N
 
 
 def test_a_penalty_now_and_then_takes_a_pass_of_its_own() -> None:
-    assert R1(every=1).gradient_at == "real"
-    assert R1(every=2).gradient_at is None
+    assert R1(every=1).shares
+    assert not R1(every=2).shares
 
 
 def test_so_does_one_of_a_users_own() -> None:
@@ -115,5 +115,5 @@ def test_so_does_one_of_a_users_own() -> None:
         def penalty(self, critic: Critic, fake: View, real: View, batch: GlobalBatch) -> Tensor:
             return super().penalty(critic, fake, real, batch).clamp_max(1)
 
-    assert Bounded(every=1).gradient_at is None
-    assert R2(every=1).gradient_at == "fake"
+    assert not Bounded(every=1).shares
+    assert R2(every=1).shares

@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol
 
 from torch import Tensor, nn
 
-from pipelines.components import Component
+from pipelines.components import Component, ConfigError
 from pipelines.data.images import Transform
 from pipelines.data.shards import Manifest
 from pipelines.storage.location import Location
@@ -68,3 +68,21 @@ class FeatureNetwork(Component):
         Raises:
             ConfigError: its weights cannot be had, or the data set is not one for it.
         """
+
+
+def weights_at(place: str, url: str) -> bytes:
+    """What a file or URI of a network's weights holds; nothing is downloaded.
+
+    Args:
+        url: where its authors have them.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    try:
+        return Location.of(place).read()
+    except OSError as error:
+        raise ConfigError(
+            f"features.weights: {place} cannot be read ({type(error).__name__}); "
+            f"fetch {url} there, or name another place"
+        ) from error

@@ -13,9 +13,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from pipelines.components import ConfigError, first_line
-from pipelines.quality.features import Extractor, FeatureNetwork, Features, Reference
+from pipelines.quality.features import Extractor, FeatureNetwork, Features, Reference, weights_at
 from pipelines.quality.resizing import bicubic
-from pipelines.storage.location import Location
 
 _URL = "https://dl.fbaipublicfiles.com/dinov2/dinov2_vitl14/dinov2_vitl14_pretrain.pth"
 _CACHE = "~/.cache/torch/hub/checkpoints/dinov2_vitl14_pretrain.pth"
@@ -37,13 +36,7 @@ class Dinov2(FeatureNetwork):
     weights: str = Field(_CACHE, description=f"file or URI of {_URL}")
 
     def open(self, reference: Reference, tell: Callable[[str], None]) -> tuple[Extractor, str]:
-        try:
-            content = Location.of(self.weights).read()
-        except OSError as error:
-            raise ConfigError(
-                f"features.weights: {self.weights} cannot be read ({type(error).__name__}); "
-                f"fetch {_URL} there, or name another place"
-            ) from error
+        content = weights_at(self.weights, _URL)
         try:
             network = _VisionTransformer(torch.load(io.BytesIO(content), map_location="cpu", weights_only=True))
         except Exception as error:  # Readers have errors of their own, and other files other things in them.

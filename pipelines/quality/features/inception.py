@@ -13,9 +13,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from pipelines.components import ConfigError
-from pipelines.quality.features import Extractor, FeatureNetwork, Features, Reference
+from pipelines.quality.features import Extractor, FeatureNetwork, Features, Reference, weights_at
 from pipelines.quality.resizing import bicubic
-from pipelines.storage.location import Location
 
 _URL = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
 _CACHE = "~/.cache/torch/hub/checkpoints/weights-inception-2015-12-05-6726825d.pth"
@@ -57,13 +56,7 @@ class Inception(FeatureNetwork):
 
     def _checked(self) -> bytes:
         """The file's bytes, which are those that the hash names. They hold pickles, so it is not opened before."""
-        try:
-            content = Location.of(self.weights).read()
-        except OSError as error:
-            raise ConfigError(
-                f"features.weights: {self.weights} cannot be read ({type(error).__name__}); "
-                f"fetch {_URL} there, or name another place"
-            ) from error
+        content = weights_at(self.weights, _URL)
         found = hashlib.sha256(content).hexdigest()
         if not found.startswith(self.sha256):
             raise ConfigError(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -27,11 +28,6 @@ class Regularizer(Component):
         """Whether it has a penalty."""
         return type(self).penalty is not Regularizer.penalty
 
-    @property
-    def gradient_at(self) -> Place | None:
-        """Where, if its penalty is `of_gradient` at every step: the loss's own pass then serves for it."""
-        return None
-
     def check(self, objective: Objective) -> None:
         """Raise ValueError, with the reason, if critics that are trained so cannot be regularized so."""
 
@@ -52,16 +48,39 @@ class Regularizer(Component):
         """A weighted loss of the critic's, (N,), beside the adversarial ones; differentiable."""
         return None
 
-    def of_gradient(self, gradient: Tensor, batch: GlobalBatch) -> Tensor:
-        """`penalty`, (N,), of the critic's gradient (N, C, H, W) there."""
-        raise NotImplementedError
-
     def due(self, step: int) -> bool:
         """Whether there is a penalty at this step."""
         return True
 
     def mend(self, critics: nn.ModuleDict) -> None:
         """Change the weights, before each of the critic's updates."""
+
+
+class OfGradient(Regularizer):
+    """A penalty of the critic's gradient at images that its loss shows it anyway.
+
+    Attributes:
+        place: which images these are.
+    """
+
+    place: ClassVar[Place]
+
+    @property
+    @abstractmethod
+    def every_step(self) -> bool:
+        """Whether there is a penalty at every step."""
+
+    @abstractmethod
+    def of_gradient(self, gradient: Tensor, batch: GlobalBatch) -> Tensor:
+        """(N,), of the critic's gradient (N, C, H, W) there."""
+
+    def penalty(self, critic: Critic, fake: View, real: View, batch: GlobalBatch) -> Tensor:
+        return self.of_gradient(gradient_of(critic, real if self.place == "real" else fake), batch)
+
+    @property
+    def shares(self) -> bool:
+        """Whether the loss's own pass serves for it: not for a derived part's penalty, which may be another one."""
+        return self.every_step and type(self).penalty is OfGradient.penalty
 
 
 def gradient_of(critic: Critic, view: View) -> Tensor:

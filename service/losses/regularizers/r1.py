@@ -7,13 +7,12 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 from torch import Tensor
 
-from service.losses.regularizers import Critic, Place, Regularizer, gradient_of
+from service.losses.regularizers import OfGradient, Place
 from service.losses.schedules import Scheduled, now, within
 from service.replicas.global_batch import GlobalBatch
-from service.tasks import View
 
 
-class R1(Regularizer):
+class R1(OfGradient):
     """``weight / 2 |gradient|^2``, every so many steps and as many times as heavy (Karras et al. 2020: 16)."""
 
     place: ClassVar[Place] = "real"
@@ -21,15 +20,11 @@ class R1(Regularizer):
     every: int = Field(16, ge=1)
 
     @property
-    def gradient_at(self) -> Place | None:
-        own = type(self).penalty is R1.penalty  # Not that of a part from outside, which is more than the gradient's.
-        return self.place if own and self.every == 1 else None
+    def every_step(self) -> bool:
+        return self.every == 1
 
     def due(self, step: int) -> bool:
         return step % self.every == 0
-
-    def penalty(self, critic: Critic, fake: View, real: View, batch: GlobalBatch) -> Tensor:
-        return self.of_gradient(gradient_of(critic, real if self.place == "real" else fake), batch)
 
     def of_gradient(self, gradient: Tensor, batch: GlobalBatch) -> Tensor:
         return self.every * now(self.weight, batch) / 2 * gradient.flatten(1).square().sum(1)

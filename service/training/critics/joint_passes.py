@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +29,7 @@ def with_frozen_critic(
     views: Sequence[View],
     rows: Sequence[RowSet],
     batch: GlobalBatch,
-    wanted: Collection[Place],
+    wanted: frozenset[Place],
     heads: int,
 ) -> CriticOutputs:
     """The first look with the critic's weights held; then the other two."""
@@ -48,7 +48,7 @@ def two_passes(
     views: Sequence[View],
     rows: Sequence[RowSet],
     batch: GlobalBatch,
-    wanted: Collection[Place],
+    wanted: frozenset[Place],
     _: int,
 ) -> CriticOutputs:
     """As three passes would have it, of which the first and the last are of the same images (`shared_pass`)."""

@@ -5,7 +5,7 @@ Such penalties then need no pass of their own: the loss's is the first half of t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -26,7 +26,7 @@ def look(
     rows: Sequence[RowSet],
     batch: GlobalBatch,
     first: int,
-    wanted: Collection[Place],
+    wanted: frozenset[Place],
     heads: int = 0,
 ) -> CriticOutputs:
     """Several passes, in one call if they are all of one kind: with gradients, or without.
@@ -37,17 +37,31 @@ def look(
         wanted: where the gradient is wanted. Views there pass no gradient on to what made them.
         heads: how many columns at the end of outputs are no logits.
     """
-    parts = [place in wanted for place in places]
-    if not any(parts):
+    if wanted.isdisjoint(places):
         return run_critic(critic, views, rows, batch, first)
-    if all(parts):
-        return _with_gradients(critic, views, places, rows, batch, first, heads)
-    return joined(
-        [
-            look(critic, [view], [place], [part], batch, first + number, wanted, heads)
-            for number, (view, place, part) in enumerate(zip(views, places, rows, strict=True))
-        ]
-    )
+    if not wanted.issuperset(places):
+        return joined(
+            [
+                look(critic, [view], [place], [part], batch, first + number, wanted, heads)
+                for number, (view, place, part) in enumerate(zip(views, places, rows, strict=True))
+            ]
+        )
+
+    def looked(view: View) -> tuple[Tensor, Tensor]:
+        said: list[Tensor] = []
+
+        def logits(view: View) -> Tensor:
+            said.append(critic(*(value for value in view[:2] if value is not None)))
+            return said[0][:, : said[0].shape[1] - heads]
+
+        gradient = gradient_of(logits, view)
+        return said[0], gradient
+
+    view = View.joined(views)
+    with batch.passes(*rows, first=first):
+        outputs, gradients = by_microbatch(looked, view, batch, critic)
+    by_place = dict(zip(places, gradients.split([len(part) for part in rows]), strict=True))
+    return CriticOutputs(outputs, view.kinds, rows, first, by_place)
 
 
 def of_each(look: Callable[..., CriticOutputs]) -> Callable[..., list[CriticOutputs]]:
@@ -72,29 +86,3 @@ def joined(parts: Sequence[CriticOutputs]) -> CriticOutputs:
         parts[0].first,
         {place: gradient for part in parts for place, gradient in (part.gradients or {}).items()},
     )
-
-
-def _with_gradients(
-    critic: nn.Module,
-    views: Sequence[View],
-    places: Sequence[Place],
-    rows: Sequence[RowSet],
-    batch: GlobalBatch,
-    first: int,
-    heads: int,
-) -> CriticOutputs:
-    def looked(view: View) -> tuple[Tensor, Tensor]:
-        said: list[Tensor] = []
-
-        def logits(view: View) -> Tensor:
-            said.append(critic(*(value for value in view[:2] if value is not None)))
-            return said[0][:, : said[0].shape[1] - heads]
-
-        gradient = gradient_of(logits, view)
-        return said[0], gradient
-
-    view = View.joined(views)
-    with batch.passes(*rows, first=first):
-        outputs, gradients = by_microbatch(looked, view, batch, critic)
-    by_place = dict(zip(places, gradients.split([len(part) for part in rows]), strict=True))
-    return CriticOutputs(outputs, view.kinds, rows, first, by_place)

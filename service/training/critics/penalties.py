@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from service.losses.objectives import Objective, Scores
-from service.losses.regularizers import Place, Regularizer
+from service.losses.regularizers import OfGradient, Place, Regularizer
 from service.replicas.global_batch import GlobalBatch
 from service.replicas.microbatches import by_microbatch
 from service.tasks import View
@@ -36,9 +36,9 @@ def penalties(
         for number, (game, critic) in enumerate(critics.items()):
             if not (is_due and regularizer.penalises):
                 continue
-            gradients, place = outputs[number].gradients or {}, regularizer.gradient_at
-            if place and place in gradients:
-                penalty: Tensor | None = regularizer.of_gradient(gradients[place], batch)
+            gradients = outputs[number].gradients or {}
+            if isinstance(regularizer, OfGradient) and regularizer.shares and regularizer.place in gradients:
+                penalty: Tensor | None = regularizer.of_gradient(gradients[regularizer.place], batch)
             else:
                 penalty = _penalty(regularizer, critic, (fakes[game], reals[game]), heads, batch, PENALISED + number)
             if penalty is not None:
@@ -46,9 +46,9 @@ def penalties(
     return total
 
 
-def gradients_wanted(regularizers: Sequence[Regularizer]) -> Collection[Place]:
-    """Where penalties want critics' gradients at every step."""
-    return {place for regularizer in regularizers if (place := regularizer.gradient_at)}
+def gradients_wanted(regularizers: Sequence[Regularizer]) -> frozenset[Place]:
+    """Where penalties want the gradients that a loss's pass can give."""
+    return frozenset(one.place for one in regularizers if isinstance(one, OfGradient) and one.shares)
 
 
 def see_real(

@@ -150,7 +150,7 @@ class _JointLoss(nn.Module):
         self.penalties = context.uncompiled(penalties)
         look = of_each(LOOKS["together" if scheme.generator_trains_critic else scheme.passes])
         same = scheme.fakes == "current" and not scheme.generator_trains_critic
-        self.wanted = gradients_wanted(context.regularizers) if same else ()
+        self.wanted = gradients_wanted(context.regularizers) if same else frozenset()
         self.look = context.uncompiled(look) if self.wanted else look
 
     def forward(
@@ -173,8 +173,9 @@ class _JointLoss(nn.Module):
         outputs = self.look(self.critics, views, rows, batch, self.wanted, task.heads)
         terms = [*made.terms.values(), *self._head_terms(outputs, draw, real)]
         if context.regularizers:
-            penalised = detached, seen, outputs, task.heads
-            terms += [self.penalties(context.regularizers, due, self.critics, *penalised, batch)]
+            terms += [
+                self.penalties(context.regularizers, due, self.critics, detached, seen, outputs, task.heads, batch)
+            ]
         whole, others = gather_scores(outputs, task.heads, batch, terms)
         see_real(context.regularizers, context.objective, self.critics, [on_real for _, on_real, _ in whole])
         losses, weights = (torch.stack(found) for found in zip(*map(self._weighted, whole), strict=True))
