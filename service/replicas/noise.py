@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from service.replicas.randomness import counters, pairs, squares, to_normal, to_uniform
+from service.replicas.randomness import counters, in_pieces, pairs, squares, to_normal, to_uniform
 
 #: A draw of more values costs their arithmetic, and not its launches; made beforehand, it would wait in memory.
 _MOST_VALUES = 1 << 18
@@ -110,7 +110,8 @@ class _Together:
     def at(self, step: Tensor) -> dict[Draw, Tensor]:
         """(N, per_row) float32 of each."""
         uniform, pair = sum(self._uniform_lengths), sum(self._normal_lengths)
-        flat, first, second = squares(self._counters, step, self._keys).split([uniform, pair, pair])
+        drawn = in_pieces(lambda values, keys: squares(values, step, keys), self._counters, self._keys)
+        flat, first, second = drawn.split([uniform, pair, pair])
         made = {}
         if self._uniform:
             for draw, values in zip(self._uniform, to_uniform(flat).split(self._uniform_lengths), strict=True):

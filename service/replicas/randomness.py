@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -20,6 +21,8 @@ _LOW = 0xFFFFFFFF
 #: Bits of the counter that number the values of one draw; the step takes those above.
 _VALUE_BITS = 36
 MAX_STEPS = 1 << (63 - _VALUE_BITS)
+#: A draw is some thirty operations. On a CPU, so many values a thread stay in its cache from one to the next.
+_IN_CACHE = 1 << 15
 
 
 def key_of(seed: int, name: str) -> int:
@@ -69,7 +72,7 @@ def squares(values: Tensor, step: Tensor | int, key: Tensor | int) -> Tensor:
 
 def uniform(key: int, step: Tensor | int, rows: Tensor, per_row: int) -> Tensor:
     """(N, per_row) float32, uniform on [0, 1), from `bits`; every value is a multiple of 2**-24."""
-    return to_uniform(bits(key, step, rows, per_row))
+    return in_pieces(lambda values: to_uniform(squares(values, step, key)), counters(rows, per_row))
 
 
 def to_uniform(drawn: Tensor) -> Tensor:
@@ -80,7 +83,12 @@ def to_uniform(drawn: Tensor) -> Tensor:
 def normal(key: int, step: Tensor | int, rows: Tensor, per_row: int) -> Tensor:
     """(N, per_row) float32, standard normal, by Box and Muller's transform of `bits`."""
     half = pairs(per_row)
-    return torch.cat(to_normal(*bits(key, step, rows, 2 * half).split(half, 1)), 1)[:, :per_row]
+    numbers = counters(rows, 2 * half).view(len(rows), 2, half).transpose(0, 1)
+
+    def both(firsts: Tensor, seconds: Tensor) -> Tensor:
+        return torch.stack(to_normal(squares(firsts, step, key), squares(seconds, step, key)))
+
+    return torch.cat(list(in_pieces(both, *numbers)), 1)[:, :per_row]
 
 
 def truncated_normal(key: int, rows: Tensor, per_row: int, threshold: float) -> Tensor:
@@ -93,6 +101,19 @@ def truncated_normal(key: int, rows: Tensor, per_row: int, threshold: float) -> 
         values[left] = torch.where(beyond[left], again, values[left])
         beyond[left] = values[left].abs() > threshold
     return values
+
+
+def in_pieces(make: Callable[..., Tensor], *values: Tensor) -> Tensor:
+    """(..., *shape of values) what `make` gives for them; it takes each value by itself.
+
+    A CPU is given a piece after the other. Elsewhere each would have launches of its own, and a compiler needs no help.
+    """
+    piece = _IN_CACHE * torch.get_num_threads()
+    if values[0].numel() <= piece or values[0].device.type != "cpu" or torch.compiler.is_compiling():
+        return make(*values)
+    made = [make(*parts) for parts in zip(*(whole.flatten().split(piece) for whole in values), strict=True)]
+    joined = torch.cat(made, -1)
+    return joined.view(*joined.shape[:-1], *values[0].shape)
 
 
 def pairs(per_row: int) -> int:

@@ -1,5 +1,6 @@
 import itertools
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -39,6 +40,14 @@ def test_a_row_draws_the_same_wherever_it_is_drawn() -> None:
     whole = normal(key, 3, torch.arange(64), 101)
     for rows in (torch.arange(21, 43), torch.tensor([63]), torch.tensor([5, 1])):
         assert torch.equal(normal(key, torch.tensor(3), rows, 101), whole[rows])
+
+
+@pytest.mark.parametrize("draw", [uniform, normal])
+def test_large_draws_are_what_their_rows_draw_by_themselves(draw: Callable[..., torch.Tensor]) -> None:
+    """Of several pieces, the last one not full."""
+    key, rows, per_row = key_of(0, "x"), torch.arange(40), 8191 * torch.get_num_threads()
+    whole = draw(key, 3, rows, per_row)
+    assert torch.equal(whole, torch.cat([draw(key, 3, row[None], per_row) for row in rows]))
 
 
 def test_seed_name_step_and_row_each_change_the_draw() -> None:
@@ -90,6 +99,18 @@ def test_draws_of_a_step_are_made_at_once_and_are_what_each_is_by_itself() -> No
             numbers = torch.cat([torch.arange(first, first + length) for first, length in draw.rows])
             by_itself = (uniform if draw.kind == "uniform" else normal)(draw.key, step, numbers, draw.per_row)
             assert values is not None and torch.equal(values, by_itself), (step, draw)
+
+
+def test_large_draws_made_at_once_are_what_each_is_by_itself() -> None:
+    per_row = 9001 * torch.get_num_threads()
+    draws = [Draw(kind, key_of(0, kind), per_row, ((0, 10),)) for kind in ("uniform", "normal")]
+    noise = Noise(torch.device("cpu"))
+    for step in range(2):
+        noise.begin("a kind of steps")
+        made = [noise.draw(draw, torch.tensor(step)) for draw in draws]
+    for draw, values in zip(draws, made, strict=True):
+        by_itself = (uniform if draw.kind == "uniform" else normal)(draw.key, 1, torch.arange(10), per_row)
+        assert values is not None and torch.equal(values, by_itself)
 
 
 def batch_of(with_noise: bool) -> Rows:
