@@ -54,6 +54,10 @@ _DOMAINS = (
     "network.critic_channels=32 network.blocks=4 network.critic_form=self"
 )
 _CLASSES = "data.transform.size=32 network.channels=16 network.critic_channels=32 network.blocks=3"
+_R3GAN = "network.widths=[16,16,8,8] network.group_channels=4 ema.decay=0.99"
+_ROOMS = f"data.source.uri={_LSUN}/bedroom_train_lmdb"
+_SMALL_ROOMS = f"{_ROOMS} data.transform.size=32 {_SMALL}"
+_NARROW = "network.generator_channels=16 network.critic_channels=16"
 _EDGES = (
     "data.source.uri=data/edges task.makes=paired data.transform.size=64 batch.size=8 network.channels=16 "
     "network.critic_channels=16 network.critic_form=self"
@@ -158,6 +162,19 @@ ENTRIES = tuple(
         _digits("self-sim-gan-mnist", 1_000, 250),
         _digits("infogan-mnist", 700, 200),
         _digits("self-infogan-mnist", 700, 200),
+        _digits("r3gan-mnist", 1_000, 250, _R3GAN),
+        _digits("self-r3gan-mnist", 1_000, 250, _R3GAN),
+        _digits("sagan-mnist", 700, 200, "ema.decay=0.99"),
+        _digits("self-sagan-mnist", 700, 200, "ema.decay=0.99"),
+        Entry("self-ada-dcgan-bedroom", "self-ada-dcgan-bedroom", f"{_ROOMS}32 data.transform.size=32", 2_500, 500),
+        Entry(
+            "self-dcgan-bedroom-tpu",
+            "self-dcgan-bedroom-tpu",
+            f"{_ROOMS}16 network.critic_channels=16",
+            6_000,
+            2_000,
+            samples=25,
+        ),
         Entry("pix2pix-edges", "pix2pix-facades", _EDGES, 1_500, 250, samples=12),
         Entry("self-pix2pix-edges", "self-pix2pix-facades", _EDGES, 1_500, 250, samples=12),
         Entry("cyclegan-bedroom-kitchen", "cyclegan", _DOMAINS, 1_000, 250, samples=20),

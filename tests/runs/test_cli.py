@@ -17,10 +17,10 @@ from tests.conftest import called, train
 
 
 def test_dry_run_prints_a_configuration_that_gives_the_same_run() -> None:
-    code, out, _ = train("self-dcgan-mnist-tpu", "seed=3", "scheme.balance=validity", "--dry-run")
+    code, out, _ = train("self-dcgan-mnist-tpu", "seed=3", "scheme.balance=loss", "--dry-run")
     assert code == 0
     run = from_tree(yaml.safe_load(out))
-    assert run == load("self-dcgan-mnist-tpu", ["seed=3", "scheme.balance=validity"])
+    assert run == load("self-dcgan-mnist-tpu", ["seed=3", "scheme.balance=loss"])
     assert (run.seed, run.batch.shards) == (3, 8)
 
 

@@ -12,9 +12,14 @@ from pipelines.storage.location import Location
 from service.configuration.config import Run
 from service.configuration.recipe import load
 from service.configuration.recipe_texts import recipes
+from service.losses.balances.loss import LossBalance
+from service.losses.balances.validity import ValidityBalance
+from service.losses.objectives.bce import BinaryCrossEntropy
+from service.losses.objectives.bce_swapped import SwappedBinaryCrossEntropy
 from service.replicas.accelerators.torch_distributed import TorchDistributed
 from service.runs.on_replica.replica import Replica
 from service.training.optimizers.adam import Adam
+from service.training.schemes.joint import Joint
 from tests.conftest import ROOT
 from tests.host_values import HostValues
 from tests.made_data import FewKinds, pairs
@@ -75,12 +80,14 @@ def said_by_host(replica: Replica, step: int) -> HostValues:
 
 
 @pytest.mark.parametrize("name", [name for name in recipes() if name.startswith(("self-gan", "self-dcgan"))])
-def test_a_tpu_form_is_the_papers_and_a_gpu_form_too(name: str) -> None:
+def test_a_gpu_form_is_the_papers_and_a_tpu_form_the_notebooks(name: str) -> None:
     run = load(name)
-    scheme = run.scheme.model_dump()
     tpu = name.endswith("-tpu")
     assert run.batch.shards == (8 if tpu else 1)
-    assert scheme["balance"]["form"] == ("normalised" if tpu else "weighted")
+    assert isinstance(run.scheme, Joint)
+    assert isinstance(run.scheme.balance, ValidityBalance if tpu else LossBalance)
+    assert run.scheme.balance.form == ("normalised" if tpu else "weighted")
+    assert isinstance(run.objective, SwappedBinaryCrossEntropy if tpu else BinaryCrossEntropy)
     assert run.batch.size == 64
     assert isinstance(run.optimizer, Adam)
     assert run.optimizer.learning_rate == 2e-4

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import math
 from collections.abc import Callable
 
 import pytest
@@ -14,6 +15,7 @@ from service.configuration.recipe import load
 from service.losses.balances.loss import LossBalance
 from service.losses.objectives import Objective
 from service.losses.objectives.bce import BinaryCrossEntropy
+from service.losses.objectives.bce_swapped import SwappedBinaryCrossEntropy
 from service.losses.objectives.lsgan import LeastSquares
 from service.losses.objectives.relativistic import Relativistic
 from service.losses.objectives.softmax import Softmax
@@ -33,6 +35,7 @@ from service.training.optimizers.adam import Adam
 from service.training.schemes.joint import Joint
 
 Hold = Callable[[Tensor], Tensor]
+Measure = Callable[[Tensor, float], Tensor]
 SIZE, IMAGE = 16, ImageShape(1, 16, 16)
 NETWORK = DCGAN(latent_dim=6, generator_channels=8, critic_channels=4, critic_stages=3, dropout=0.0)
 
@@ -41,24 +44,30 @@ def bce(probability: Tensor, target: float) -> Tensor:
     return F.binary_cross_entropy(probability, torch.full_like(probability, target))
 
 
-def paper_gpu(on_fake: Tensor, on_real: Tensor, on_last: Tensor, hold: Hold) -> Tensor:
+def swapped(probability: Tensor, target: float) -> Tensor:
+    """Keras' ``binary_crossentropy(probability, target)``: the prediction is what comes second, clipped in float32."""
+    clipped = min(max(target, 1e-7), 1 - 2.0**-23)
+    return -(probability * math.log(clipped) + (1 - probability) * math.log1p(-clipped)).mean()
+
+
+def paper_gpu(on_fake: Tensor, on_real: Tensor, on_last: Tensor, hold: Hold, bce: Measure) -> Tensor:
     gen, real, fake = bce(on_fake, 1), bce(on_real, 1), bce(on_last, 0)
     return (real + 0.1 * hold(gen) * gen + 0.9 * hold(fake) * fake) / 2
 
 
-def paper_tpu(on_fake: Tensor, on_real: Tensor, on_last: Tensor, hold: Hold) -> Tensor:
+def paper_tpu(on_fake: Tensor, on_real: Tensor, on_last: Tensor, hold: Hold, bce: Measure) -> Tensor:
     gen, real, fake = bce(on_fake, 1), bce(on_real, 1), bce(on_last, 0)
     v_g, v_r, v_f = hold(gen), hold(real), hold(fake)
     v_sum = v_g + v_r + v_f
     return real * v_r / v_sum + gen * v_g / v_sum + fake * v_f / v_sum
 
 
-def notebook_gpu(on_fake: Tensor, on_real: Tensor, on_last: Tensor, hold: Hold) -> Tensor:
+def notebook_gpu(on_fake: Tensor, on_real: Tensor, on_last: Tensor, hold: Hold, bce: Measure) -> Tensor:
     v_g, v_f = hold(1 - on_fake.mean()), hold(on_last.mean())
     return (bce(on_real, 1) + v_g * bce(on_fake, 1) * 0.1 + v_f * bce(on_last, 0) * 0.9) / 2
 
 
-def notebook_tpu(on_fake: Tensor, on_real: Tensor, on_last: Tensor, hold: Hold) -> Tensor:
+def notebook_tpu(on_fake: Tensor, on_real: Tensor, on_last: Tensor, hold: Hold, bce: Measure) -> Tensor:
     v_g, v_r, v_f = hold(1 - on_fake.mean()), hold(1 - on_real.mean()), hold(on_last.mean())
     v_sum = v_g + v_r + v_f
     return bce(on_real, 1) * v_r / v_sum + bce(on_fake, 1) * v_g / v_sum + bce(on_last, 0) * v_f / v_sum
@@ -69,6 +78,10 @@ FORMULAS = {
     ("loss", "normalised"): paper_tpu,
     ("validity", "weighted"): notebook_gpu,
     ("validity", "normalised"): notebook_tpu,
+}
+MEASURES: dict[str, tuple[Objective, Measure]] = {
+    "bce": (BinaryCrossEntropy(), bce),
+    "bce_swapped": (SwappedBinaryCrossEntropy(), swapped),
 }
 
 
@@ -84,7 +97,7 @@ def images(seed: int) -> Tensor:
     return torch.randn(SIZE, *IMAGE, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).tanh()
 
 
-def parts_of(shards: int) -> TrainingContext:
+def parts_of(shards: int, objective: Objective | None = None) -> TrainingContext:
     accelerator = TorchDistributed(torch.device("cpu"))
     batch = GlobalBatch(SIZE, shards, 0, accelerator.collective, accelerator.device, torch.float64)
     generator, critic = networks()
@@ -94,7 +107,7 @@ def parts_of(shards: int) -> TrainingContext:
     return TrainingContext(
         network=NETWORK,
         task=Unconditional(),
-        objective=BinaryCrossEntropy(),
+        objective=objective or BinaryCrossEntropy(),
         regularizers=(),
         optimizer=Adam(),
         image=IMAGE,
@@ -124,8 +137,10 @@ def gradients(*modules: nn.Module) -> dict[str, Tensor]:
 @pytest.mark.parametrize("shards", [1, 8])
 @pytest.mark.parametrize("gradient", ["through", "detached"])
 @pytest.mark.parametrize(("balance", "form"), list(FORMULAS))
-def test_two_steps_equal_the_authors_loop(balance: str, form: str, gradient: str, shards: int) -> None:
-    parts = parts_of(shards)
+@pytest.mark.parametrize("objective", list(MEASURES))
+def test_two_steps_equal_the_authors_loop(objective: str, balance: str, form: str, gradient: str, shards: int) -> None:
+    ours_is, measure = MEASURES[objective]
+    parts = parts_of(shards, ours_is)
     scheme = Joint.model_validate({"balance": {"name": balance, "form": form, "gradient": gradient}})
     stepper = scheme.stepper(parts)
     generator, critic = networks()
@@ -148,7 +163,7 @@ def test_two_steps_equal_the_authors_loop(balance: str, form: str, gradient: str
             part = slice(shard * each, (shard + 1) * each)
             fake = generator(latents[part])
             on_fake, on_real, on_last = (torch.sigmoid(critic(x)) for x in (fake, images(step)[part], last[part]))
-            loss = FORMULAS[balance, form](on_fake, on_real, on_last, hold)
+            loss = FORMULAS[balance, form](on_fake, on_real, on_last, hold, measure)
             loss.backward()
             total += loss.item()
             fakes[part] = fake.detach()
