@@ -11,13 +11,15 @@ import itertools
 import re
 import threading
 import time
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import requests
 import tenacity
-from PIL import Image
+from PIL import Image, ImageOps
 
 from service.tracking.journal import Journal
 from service.tracking.tracker import client
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 
 #: MLflow's limit on one request.
 _NUMBERS_PER_REQUEST = 1000
+#: Pixels of the small pictures on its page.
+_THUMBNAIL = (256, 256)
 #: These will not get better by trying again.
 _PERMANENT = frozenset({"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "PERMISSION_DENIED", "UNAUTHENTICATED"})
 
@@ -166,15 +170,26 @@ def _together(pending: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _show(server: MlflowClient, run_id: str, entry: dict[str, Any]) -> None:
-    """Log a picture unless it is there: MLflow gives each a name of its own, so one that is sent again would be two.
+    """Log a picture and its thumbnail as `MlflowClient.log_image` does, but once, however often it is sent.
 
-    It writes the thumbnail last. Where that is missing, the picture is sent again.
+    `log_image` makes up a name at each call, so a picture whose answer was lost would be shown twice. The name is that
+    of the picture that is there, which lacks its thumbnail, or one that follows from the entry.
     """
+    from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_IMAGES
+
     path, key, step = Path(entry["picture"]), entry["key"], entry["step"]
     if not path.exists():  # As with files.
         return
-    named = re.compile(rf"images/{re.escape(key)}(?P<gap>.)step(?P=gap){step}(?P=gap).*compressed")
-    if any(named.match(file.path) for file in server.list_artifacts(run_id, "images")):
+    named = re.compile(rf"images/(?P<stem>{re.escape(key)}(?P<gap>.)step(?P=gap){step}(?P=gap).*)\.(png|webp)")
+    there = [found for file in server.list_artifacts(run_id, "images") if (found := named.fullmatch(file.path))]
+    if any(found["stem"].endswith("compressed") for found in there):
         return
-    with Image.open(path) as image:
-        server.log_image(run_id, image, key=key, step=step, timestamp=entry["time"], synchronous=True)
+    own = f"{key}+step+{step}+timestamp+{entry['time']}+{uuid.uuid5(uuid.NAMESPACE_OID, f'{run_id} {key} {step}')}"
+    stem, gap = there[0].group("stem", "gap") if there else (own, "+")
+    server.set_tag(run_id, MLFLOW_LOGGED_IMAGES, True)
+    with Image.open(path) as image, TemporaryDirectory() as folder:
+        full, small = (Path(folder, name) for name in (f"{stem}.png", f"{stem}{gap}compressed.webp"))
+        image.save(full)
+        ImageOps.contain(image, _THUMBNAIL).save(small)
+        for file in (full, small):  # In this order: who finds the thumbnail sends nothing again.
+            server.log_artifact(run_id, str(file), "images")

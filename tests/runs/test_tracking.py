@@ -75,6 +75,9 @@ def test_a_picture_is_shown_once_whoever_has_delivered_it(tmp_path: Path) -> Non
     uri, picture = f"sqlite:///{tmp_path}/mlflow.db", tmp_path / "step.png"
     Image.new("RGB", (300, 200)).save(picture)
     run_id = start_run(uri, "selfgan", "run", "/runs/run", {}, {}, (tmp_path / "artifacts").as_uri(), resume=False)
+    lonely = tmp_path / "samples+step+5+timestamp+1+name.png"  # The server went away before it had the thumbnail.
+    Image.new("RGB", (300, 200)).save(lonely)
+    MlflowClient(uri).log_artifact(run_id, str(lonely), "images")
     for journal in ("one.jsonl", "one.jsonl", "other.jsonl"):  # The last is another machine's, which knows of none.
         tracker = Tracker(uri, run_id, Journal(tmp_path / journal))
         for step in (5, 50):
