@@ -135,7 +135,7 @@ ENTRIES = tuple(
     for entry in (
         _digits("gan-mnist", 20_000, 2_000, ""),
         _digits("self-gan-mnist", 20_000, 2_000, ""),
-        _digits("self-gan-mnist-tpu", 4_000, 1_000, ""),
+        _digits("self-gan-mnist-tpu", 20_000, 2_000, ""),
         _digits("dcgan-mnist", 1_200, 250),
         _digits("self-dcgan-mnist", 1_200, 250),
         _digits("lsgan-mnist", 1_000, 250),
