@@ -108,8 +108,10 @@ def in_pieces(make: Callable[..., Tensor], *values: Tensor) -> Tensor:
 
     A CPU is given a piece after the other. Elsewhere each would have launches of its own, and a compiler needs no help.
     """
+    if values[0].device.type != "cpu" or torch.compiler.is_compiling():
+        return make(*values)
     piece = _IN_CACHE * torch.get_num_threads()
-    if values[0].numel() <= piece or values[0].device.type != "cpu" or torch.compiler.is_compiling():
+    if values[0].numel() <= piece:
         return make(*values)
     made = [make(*parts) for parts in zip(*(whole.flatten().split(piece) for whole in values), strict=True)]
     joined = torch.cat(made, -1)
