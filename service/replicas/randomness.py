@@ -86,7 +86,7 @@ def normal(key: int, step: Tensor | int, rows: Tensor, per_row: int) -> Tensor:
     numbers = counters(rows, 2 * half).view(len(rows), 2, half).transpose(0, 1)
 
     def both(firsts: Tensor, seconds: Tensor) -> Tensor:
-        return torch.stack(to_normal(squares(firsts, step, key), squares(seconds, step, key)))
+        return torch.stack(to_normal(*squares(torch.stack([firsts, seconds]), step, key)))
 
     return torch.cat(list(in_pieces(both, *numbers)), 1)[:, :per_row]
 
