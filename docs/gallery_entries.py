@@ -166,11 +166,11 @@ ENTRIES = tuple(
         _digits("self-r3gan-mnist", 1_000, 250, _R3GAN),
         _digits("sagan-mnist", 500, 150, "ema.decay=0.99"),
         _digits("self-sagan-mnist", 500, 150, "ema.decay=0.99"),
-        Entry("self-ada-dcgan-bedroom", "self-ada-dcgan-bedroom", f"{_ROOMS}32 data.transform.size=32", 2_500, 500),
+        Entry("self-ada-dcgan-bedroom", "self-ada-dcgan-bedroom", _SMALL_ROOMS, 2_500, 500),
         Entry(
             "self-dcgan-bedroom-tpu",
             "self-dcgan-bedroom-tpu",
-            f"{_ROOMS}16 network.critic_channels=16",
+            f"{_ROOMS} {_NARROW}",
             6_000,
             2_000,
             samples=25,
