@@ -164,8 +164,8 @@ ENTRIES = tuple(
         _digits("self-infogan-mnist", 700, 200),
         _digits("r3gan-mnist", 1_000, 250, _R3GAN),
         _digits("self-r3gan-mnist", 1_000, 250, _R3GAN),
-        _digits("sagan-mnist", 500, 150, "ema.decay=0.99"),
-        _digits("self-sagan-mnist", 500, 150, "ema.decay=0.99"),
+        _digits("sagan-mnist", 400, 150, "ema.decay=0.99"),
+        _digits("self-sagan-mnist", 400, 150, "ema.decay=0.99"),
         Entry("self-ada-dcgan-bedroom", "self-ada-dcgan-bedroom", _SMALL_ROOMS, 2_500, 500),
         Entry(
             "self-dcgan-bedroom-tpu",
