@@ -177,7 +177,7 @@ def _show(server: MlflowClient, run_id: str, entry: dict[str, Any]) -> None:
     """
     from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_IMAGES
 
-    path, key, step = Path(entry["picture"]), entry["key"], entry["step"]
+    path, key, step = Path(entry["picture"]), entry["key"].replace("/", "~"), entry["step"]
     if not path.exists():  # As with files.
         return
     named = re.compile(rf"images/(?P<stem>{re.escape(key)}(?P<gap>.)step(?P=gap){step}(?P=gap).*)\.(png|webp)")

@@ -88,6 +88,23 @@ def test_a_picture_is_shown_once_whoever_has_delivered_it(tmp_path: Path) -> Non
     assert "mlflow.loggedImages" in MlflowClient(uri).get_run(run_id).data.tags
 
 
+def test_a_picture_that_was_on_its_way_when_it_is_sent_again_is_shown_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its first sending is not listed yet."""
+    uri, picture = f"sqlite:///{tmp_path}/mlflow.db", tmp_path / "step.png"
+    Image.new("L", (300, 200)).save(picture)
+    run_id = start_run(uri, "selfgan", "run", "/runs/run", {}, {}, (tmp_path / "artifacts").as_uri(), resume=False)
+    entry = {"picture": str(picture), "key": "samples", "step": 5, "time": 1}
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, "list_artifacts", lambda *_: [])
+        for name in ("once", "again"):
+            journal = Journal(tmp_path / f"{name}.jsonl")
+            journal.append(entry)
+            assert Tracker(uri, run_id, journal).close(PATIENCE) == 0
+    assert shown(MlflowClient(uri), run_id) == [("samples", 5)]
+
+
 def test_a_server_that_goes_away_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", str(int(PATIENCE)))

@@ -50,27 +50,27 @@ def swapped(probability: Tensor, target: float) -> Tensor:
     return -(probability * math.log(clipped) + (1 - probability) * math.log1p(-clipped)).mean()
 
 
-def paper_gpu(on_fake: Tensor, on_real: Tensor, on_last: Tensor, hold: Hold, bce: Measure) -> Tensor:
-    gen, real, fake = bce(on_fake, 1), bce(on_real, 1), bce(on_last, 0)
+def paper_gpu(on_fake: Tensor, on_real: Tensor, on_last: Tensor, hold: Hold, measure: Measure) -> Tensor:
+    gen, real, fake = measure(on_fake, 1), measure(on_real, 1), measure(on_last, 0)
     return (real + 0.1 * hold(gen) * gen + 0.9 * hold(fake) * fake) / 2
 
 
-def paper_tpu(on_fake: Tensor, on_real: Tensor, on_last: Tensor, hold: Hold, bce: Measure) -> Tensor:
-    gen, real, fake = bce(on_fake, 1), bce(on_real, 1), bce(on_last, 0)
+def paper_tpu(on_fake: Tensor, on_real: Tensor, on_last: Tensor, hold: Hold, measure: Measure) -> Tensor:
+    gen, real, fake = measure(on_fake, 1), measure(on_real, 1), measure(on_last, 0)
     v_g, v_r, v_f = hold(gen), hold(real), hold(fake)
     v_sum = v_g + v_r + v_f
     return real * v_r / v_sum + gen * v_g / v_sum + fake * v_f / v_sum
 
 
-def notebook_gpu(on_fake: Tensor, on_real: Tensor, on_last: Tensor, hold: Hold, bce: Measure) -> Tensor:
+def notebook_gpu(on_fake: Tensor, on_real: Tensor, on_last: Tensor, hold: Hold, measure: Measure) -> Tensor:
     v_g, v_f = hold(1 - on_fake.mean()), hold(on_last.mean())
-    return (bce(on_real, 1) + v_g * bce(on_fake, 1) * 0.1 + v_f * bce(on_last, 0) * 0.9) / 2
+    return (measure(on_real, 1) + v_g * measure(on_fake, 1) * 0.1 + v_f * measure(on_last, 0) * 0.9) / 2
 
 
-def notebook_tpu(on_fake: Tensor, on_real: Tensor, on_last: Tensor, hold: Hold, bce: Measure) -> Tensor:
+def notebook_tpu(on_fake: Tensor, on_real: Tensor, on_last: Tensor, hold: Hold, measure: Measure) -> Tensor:
     v_g, v_r, v_f = hold(1 - on_fake.mean()), hold(1 - on_real.mean()), hold(on_last.mean())
     v_sum = v_g + v_r + v_f
-    return bce(on_real, 1) * v_r / v_sum + bce(on_fake, 1) * v_g / v_sum + bce(on_last, 0) * v_f / v_sum
+    return measure(on_real, 1) * v_r / v_sum + measure(on_fake, 1) * v_g / v_sum + measure(on_last, 0) * v_f / v_sum
 
 
 FORMULAS = {
