@@ -91,8 +91,8 @@ _SEEN = {
     "wgan-gp-mnist": "Blobs of the right size; five critic steps each leave the generator at its beginning.",
     "self-wgan-gp-mnist": "Texture, no digits: one critic step is too little for this penalty.",
     "r3gan-mnist": "Clear strokes of one width, many digits.",
-    "self-r3gan-mnist": "Clear strokes of one width, many digits: the best of the unconditional ones here. The networks "
-    "are DCGAN's; R3GAN's own show blobs after 1,000 steps.",
+    "self-r3gan-mnist": "Clear strokes of one width, many digits: the best of the unconditional ones here. Its "
+    "networks are DCGAN's; R3GAN's own show blobs after 1,000 steps.",
     "self-ada-dcgan-bedroom": "At first stains; then a room's colours, light above and dark below, and no room yet.",
     "dragan-mnist": "Much the same texture in every tile, no digits yet.",
     "self-dragan-mnist": "one texture in every tile: on its way to a collapse.",
