@@ -93,6 +93,8 @@ _SEEN = {
     "r3gan-mnist": "Clear strokes of one width, many digits.",
     "self-r3gan-mnist": "Clear strokes of one width, many digits: the best of the unconditional ones here. Its "
     "networks are DCGAN's; R3GAN's own show blobs after 1,000 steps.",
+    "self-dcgan-bedroom-tpu": "At first glaring spots on grey, as in the paper's picture; then quieter colours and the "
+    "places of things, no room yet.",
     "self-ada-dcgan-bedroom": "At first stains; then a room's colours, light above and dark below, and no room yet.",
     "dragan-mnist": "Much the same texture in every tile, no digits yet.",
     "self-dragan-mnist": "one texture in every tile: on its way to a collapse.",
@@ -135,7 +137,7 @@ UNFINISHED = frozenset(
     {
         "gan-mnist", "self-gan-mnist", "lsgan-mnist", "wgan-mnist", "wgan-gp-mnist",
         "self-wgan-gp-mnist", "dragan-mnist", "infogan-mnist", "self-infogan-mnist", "pggan-bedroom",
-        "self-pggan-bedroom", "self-ada-dcgan-bedroom",
+        "self-pggan-bedroom", "self-ada-dcgan-bedroom", "self-dcgan-bedroom-tpu",
     }
 )  # fmt: skip
 
