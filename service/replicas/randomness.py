@@ -31,23 +31,13 @@ def key_of(seed: int, name: str) -> int:
     return (int.from_bytes(digest, "little") >> 1) | 1
 
 
-def bits(key: int, step: Tensor | int, rows: Tensor, per_row: int) -> Tensor:
-    """32 random bits for each of `per_row` values of each row.
+def counters(rows: Tensor, per_row: int) -> Tensor:
+    """(N, per_row) int64: the numbers of one draw's values.
 
     Args:
-        key: from `key_of`.
-        step: the step of the run, an integer or a 0-dimensional int64 tensor on the rows' device.
         rows: (N,) int64, the rows' numbers in the global batch.
         per_row: how many values a row takes.
-
-    Returns:
-        (N, per_row) int64 in [0, 2**32).
     """
-    return squares(counters(rows, per_row), step, key)
-
-
-def counters(rows: Tensor, per_row: int) -> Tensor:
-    """(N, per_row) int64: the numbers of one draw's values."""
     return rows[:, None] * per_row + torch.arange(per_row, device=rows.device)
 
 
@@ -56,7 +46,8 @@ def squares(values: Tensor, step: Tensor | int, key: Tensor | int) -> Tensor:
 
     Args:
         values: int64, their `counters`.
-        key: of all, or of each.
+        step: the step of the run, an integer or a 0-dimensional int64 tensor on the values' device.
+        key: from `key_of`; of all, or of each.
 
     Returns:
         int64 in [0, 2**32), of the values' shape.
@@ -71,7 +62,7 @@ def squares(values: Tensor, step: Tensor | int, key: Tensor | int) -> Tensor:
 
 
 def uniform(key: int, step: Tensor | int, rows: Tensor, per_row: int) -> Tensor:
-    """(N, per_row) float32, uniform on [0, 1), from `bits`; every value is a multiple of 2**-24."""
+    """(N, per_row) float32, uniform on [0, 1), from `squares`; every value is a multiple of 2**-24."""
     return in_pieces(lambda values: to_uniform(squares(values, step, key)), counters(rows, per_row))
 
 
@@ -81,7 +72,7 @@ def to_uniform(drawn: Tensor) -> Tensor:
 
 
 def normal(key: int, step: Tensor | int, rows: Tensor, per_row: int) -> Tensor:
-    """(N, per_row) float32, standard normal, by Box and Muller's transform of `bits`."""
+    """(N, per_row) float32, standard normal, by Box and Muller's transform of `squares`."""
     half = pairs(per_row)
     numbers = counters(rows, 2 * half).view(len(rows), 2, half).transpose(0, 1)
 

@@ -7,7 +7,7 @@ import torch
 
 from benchmarks.operations import Counting
 from service.replicas.noise import Draw, Noise
-from service.replicas.randomness import bits, key_of, normal, uniform
+from service.replicas.randomness import counters, key_of, normal, squares, uniform
 from service.replicas.rows import Rows
 
 MASK = (1 << 64) - 1
@@ -30,7 +30,7 @@ def squares32(counter: int, key: int) -> int:
 def test_bits_are_those_of_the_reference() -> None:
     key = key_of(7, "latents")
     rows = torch.tensor([0, 5, 63])
-    drawn = bits(key, 12, rows, 4)
+    drawn = squares(counters(rows, 4), 12, key)
     expected = [[squares32((12 << 36) + row * 4 + column, key) for column in range(4)] for row in rows.tolist()]
     assert drawn.tolist() == expected
 
